@@ -1,0 +1,66 @@
+"""Writing that loses nothing: a file appears whole or not at all, and never over another unasked."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+
+
+def refuse_existing(path: str | Path, *, force: bool = False) -> Path:
+    """Return `path` if it may be written.
+
+    Raises:
+        UserError: where it exists and `force` is false, or where its folder is a file.
+    """
+    path = Path(path)
+    if path.exists() and not force:
+        raise UserError(f"{path} exists already; choose another name, or pass --force to replace it")
+    return path
+
+
+@contextmanager
+def written_beside(path: str | Path, *, force: bool = False) -> Iterator[Path]:
+    """Give a temporary path beside `path`; rename it to `path` once the block ends without an error.
+
+    The temporary name keeps the suffix, for writers that choose the format by it.
+
+    Raises:
+        UserError: where `path` exists and `force` is false, or its folder cannot be made.
+    """
+    path = refuse_existing(path, force=force)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"{path.parent} is not a folder; choose another place for {path.name}") from error
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    beside = Path(name)
+    try:
+        yield beside
+        with open(beside, "rb") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        beside.chmod(0o666 & ~umask)  # mkstemp makes it private; an ordinary file is not
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str, *, force: bool = False) -> Path:
+    """Write `text` as UTF-8, whole or not at all."""
+    with written_beside(path, force=force) as beside:
+        beside.write_text(text, encoding="utf-8")
+    return Path(path)
+
+
+def write_json(path: str | Path, value: Any, *, force: bool = False) -> Path:
+    """Write `value` as indented JSON, whole or not at all."""
+    return write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", force=force)

@@ -1,0 +1,1 @@
+"""Methods that find directions, one file each; `eigenlens.method.METHODS` lists them."""

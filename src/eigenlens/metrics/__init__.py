@@ -1,0 +1,1 @@
+"""Metrics that score directions, one file each; `eigenlens.metric.METRICS` lists them."""

@@ -1,0 +1,188 @@
+"""Device, precision, threads, seeds, batches, progress, and the group of processes.
+
+Codes are drawn on the CPU in fixed blocks of 1024 from (seed, stream, block) alone, so that sample i is the same on
+every device, for every batch size, and whether it is drawn alone or among a million.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+import numpy as np
+
+from .errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+BLOCK = 1024
+Precision = Literal["auto", "fp32", "bf16"]
+Law = Literal["normal", "uniform"]
+
+
+# --- device, precision, threads ---------------------------------------------------------------------------------------
+
+
+def resolve_device(device: str | torch.device = "auto") -> torch.device:
+    """Return the device that `device` names; `"auto"` is the first GPU where there is one, else the CPU.
+
+    Raises:
+        UserError: where torch does not know the name, or the machine lacks the device.
+    """
+    import torch
+
+    if str(device) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise UserError(f"unknown device {str(device)!r}; allowed: auto, cpu, cuda, cuda:0, mps, ...") from error
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device {str(device)!r} was asked for, but torch sees no GPU here; use --device cpu")
+    return resolved
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Tell whether bfloat16 arithmetic is faster than float32 on this device.
+
+    On a CPU that holds where the processor multiplies bfloat16 itself (AMX or AVX-512 BF16); elsewhere it is emulated.
+    """
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu":
+        return False
+    return any(bool(getattr(torch.cpu, probe, lambda: False)()) for probe in _CPU_BF16_PROBES)
+
+
+_CPU_BF16_PROBES = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
+    """Return the precision that `precision` means on `device`: `"auto"` is bf16 where that is the faster one.
+
+    Raises:
+        UserError: on any other word.
+    """
+    if precision == "auto":
+        return "bf16" if has_fast_bf16(device) else "fp32"
+    if precision not in ("fp32", "bf16"):
+        raise UserError(f"unknown precision {precision!r}; allowed: auto, fp32, bf16")
+    return precision
+
+
+def set_threads(threads: int | None = None) -> int:
+    """Bound the threads that torch uses: `threads`, or one a core that this process may run on.
+
+    A pool larger than the cores that are really there costs up to ten times: each call waits for its last thread.
+    """
+    import torch
+
+    if threads is not None and threads < 1:
+        raise UserError(f"--threads {threads} is not a number of threads; give 1 or more")
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(threads or min(allowed, torch.get_num_threads()))
+    return torch.get_num_threads()
+
+
+# --- seeds ------------------------------------------------------------------------------------------------------------
+
+
+def generator_for(seed: int, stream: str = "", index: int = 0) -> np.random.Generator:
+    """Return a random generator that depends on (seed, stream, index) alone.
+
+    Args:
+        seed: any whole number from 0.
+        stream: what is drawn, such as `"z"` or `"bootstrap"`: streams of one seed are independent.
+        index: the block, step or process within the stream.
+
+    Raises:
+        UserError: on a negative seed.
+    """
+    if seed < 0:
+        raise UserError(f"seed {seed} is negative; seeds are whole numbers from 0")
+    entropy = np.random.SeedSequence([seed, zlib.crc32(stream.encode()), index])
+    return np.random.Generator(np.random.Philox(entropy))
+
+
+@functools.lru_cache(maxsize=4)  # neighbouring requests (a studio, a strip) fall into the same block
+def _block(seed: int, stream: str, block: int, dim: int, law: Law) -> np.ndarray:
+    generator = generator_for(seed, stream, block)
+    if law == "normal":
+        drawn = generator.standard_normal((BLOCK, dim), dtype=np.float32)
+    else:
+        drawn = generator.random((BLOCK, dim), dtype=np.float32)
+    drawn.setflags(write=False)
+    return drawn
+
+
+def draw(n: int, dim: int, *, seed: int, stream: str, start: int = 0, law: Law = "normal") -> np.ndarray:
+    """Draw rows `start .. start + n` of the endless table that (seed, stream) fixes.
+
+    Args:
+        n: how many rows.
+        dim: their length.
+        seed, stream: what fixes the table; see `generator_for`.
+        start: the first row.
+        law: `"normal"`, N(0, 1), or `"uniform"` on [0, 1).
+
+    Returns:
+        float32 [n, dim]; row i is the same for every n and start.
+
+    Example:
+        >>> bool((draw(1, 4, seed=3, stream="z", start=1500) == draw(2000, 4, seed=3, stream="z")[1500]).all())
+        True
+    """
+    if n < 0 or start < 0:
+        raise UserError(f"rows {start}..{start + n} were asked for; both ends are whole numbers from 0")
+    rows = np.empty((n, dim), np.float32)
+    done = 0
+    while done < n:
+        block, offset = divmod(start + done, BLOCK)
+        take = min(BLOCK - offset, n - done)
+        rows[done : done + take] = _block(seed, stream, block, dim, law)[offset : offset + take]
+        done += take
+    return rows
+
+
+# --- batches and progress ---------------------------------------------------------------------------------------------
+
+
+def batches(n: int, size: int) -> Iterator[tuple[int, int]]:
+    """Cut `range(n)` into (start, stop) of at most `size`."""
+    for start in range(0, n, size):
+        yield start, min(start + size, n)
+
+
+def progress(items: Iterable[T], *, total: int | None = None, what: str = "", unit: str = "it") -> Iterable[T]:
+    """Show a bar over `items` on stderr where a person watches it, on the first process only."""
+    if rank() != 0 or not sys.stderr.isatty():
+        return items
+    from tqdm import tqdm
+
+    return tqdm(items, total=total, desc=what, unit=unit, leave=False, dynamic_ncols=True)
+
+
+# --- the group of processes -------------------------------------------------------------------------------------------
+
+
+def rank() -> int:
+    """Return this process's number under torchrun; 0 where there is one process."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """Return how many processes torchrun started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_rank() -> int:
+    """Return this process's number on its own machine, which is the number of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
