@@ -228,7 +228,7 @@ def _with_bias(layer: nn.Conv2d | nn.ConvTranspose2d, planes: Tensor) -> Tensor:
     """Apply a linear layer to the maps of a subspace; its bias belongs to the offset alone."""
     assert layer.bias is not None
     if isinstance(layer, nn.Conv2d):
-        out = F.conv2d(planes, layer.weight, padding=layer.padding)  # type: ignore[arg-type]
+        out = F.conv2d(planes, layer.weight, padding=layer.padding)
     else:
         out = F.conv_transpose2d(planes, layer.weight, None, 2, 1, 1)
     out = out.permute(0, 2, 3, 1)  # [q + 1, h, w, c]

@@ -44,7 +44,9 @@ def noise_maps(seeds: Sequence[int], layer: int, resolution: int) -> Tensor:
 def mapped_moments(generator: Generator, *, n: int = MAPPED_SAMPLES) -> tuple[Tensor, Tensor]:
     """Return mean [dim] and covariance [dim, dim] of w over `n` mapped codes of seed 0, labels uniform."""
     label = "random" if generator.label_names else None
-    total, products, shift = 0.0, 0.0, None
+    total: Tensor | float = 0.0
+    products: Tensor | float = 0.0
+    shift: Tensor | None = None
     with torch.inference_mode():
         for start, stop in runtime.batches(n, 4096):
             codes = generator.sample(stop - start, seed=0, start=start, space=generator.prior, label=label)
@@ -55,7 +57,7 @@ def mapped_moments(generator: Generator, *, n: int = MAPPED_SAMPLES) -> tuple[Te
             products = products + (centred.T @ centred).double()
     assert shift is not None
     mean = total / n
-    covariance = (products - n * torch.outer(mean, mean)) / (n - 1)  # type: ignore[arg-type,operator]
+    covariance = (products - n * torch.outer(mean, mean)) / (n - 1)  # type: ignore[arg-type]
     return (shift.double() + mean).float().clone(), covariance.float().clone()
 
 
