@@ -1,0 +1,149 @@
+"""The command line: a table command -> function. It parses, calls and prints; it owns no behaviour.
+
+This file imports neither torch nor tyro, so that `eigenlens --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from . import __version__
+from .errors import UserError
+from .registry import Registry
+
+SUMMARIES = {
+    "demo": "make sample grids, traversal sheets and films of the bundled generator",
+    "list": "list generators, families, methods, metrics and presets",
+    "info": "tell what a generator, a file of directions or a picture is",
+    "sample": "draw images in a grid",
+    "traverse": "show what an axis does: a strip or a film",
+    "edit": "move one image along directions",
+    "train": "train an EigenGAN on images of your own",
+}
+"""Command -> what it does, in the order of the help page."""
+
+COMMANDS = Registry(
+    "command",
+    {
+        "demo": "eigenlens.demo:demo",
+        "list": "eigenlens.commands:list_names",
+        "info": "eigenlens.commands:info",
+        "sample": "eigenlens.commands:sample",
+        "traverse": "eigenlens.commands:traverse",
+        "edit": "eigenlens.commands:edit",
+        "train": "eigenlens.commands:train",
+    },
+)
+"""Command -> the function that does it; its signature gives the flags, its docstring their help."""
+
+
+def help_text() -> str:
+    """Return the page that `eigenlens --help` prints."""
+    width = max(map(len, SUMMARIES))
+    lines = [f"  {name:<{width}}  {summary}" for name, summary in SUMMARIES.items()]
+    return "\n".join(
+        [
+            "usage: eigenlens COMMAND [OPTIONS]",
+            "",
+            "Find, measure and use the interpretable controls of image generators.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "eigenlens COMMAND --help explains a command; eigenlens --version prints the version.",
+        ]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the words after `eigenlens`; those of this process by default.
+
+    Returns:
+        The exit code: 0, or 2 for a user's mistake, which is one line on stderr.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(help_text())
+        return 0
+    if words[0] == "--version":
+        print(__version__)
+        return 0
+    try:
+        return run(words[0], words[1:])
+    except UserError as error:
+        return _complain(words[0], str(error))
+    except KeyboardInterrupt:
+        return _complain(words[0], "stopped", code=130)
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def run(name: str, words: list[str]) -> int:
+    """Parse `words` for one command and call it.
+
+    Raises:
+        UserError: on a command, an option or a value that is not known.
+    """
+    command = COMMANDS[name]
+    specialise: Callable[[list[str]], Any] | None = getattr(command, "specialise", None)
+    if specialise is not None:  # the flags of `train` and `discover` depend on the preset or the method
+        command = specialise(words)
+    call = _parsed(command, words, f"eigenlens {name}")
+    if call is None:
+        return 0
+    result = call()
+    return result if isinstance(result, int) else 0
+
+
+def _parsed(command: Any, words: list[str], program: str) -> Callable[[], Any] | None:
+    """Return the call that `words` ask for; None where they ask for help, which is then printed."""
+    import functools
+
+    import tyro
+
+    @functools.wraps(command)
+    def bound(*args: Any, **kwargs: Any) -> Callable[[], Any]:
+        return functools.partial(command, *args, **kwargs)
+
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(bound, args=words, prog=program, config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes))
+    except SystemExit as stop:
+        if not stop.code:
+            return None
+        raise UserError(_one_line(complaint.getvalue(), words, program)) from None
+
+
+def _one_line(complaint: str, words: list[str], program: str) -> str:
+    """Fold the box that tyro draws into one line, and name the nearest option."""
+    text = "".join(" " if ord(char) in range(0x2500, 0x2580) else char for char in complaint)
+    pieces = [" ".join(line.split()) for line in text.splitlines()]
+    text = " ".join(piece for piece in pieces if piece)
+    text = text.split("For full helptext")[0].replace(f"from {program}", "").strip()
+    unknown = [word for word in words if word.startswith("--") and f"{word} " in f"{text} " and "nrecognized" in text]
+    near = difflib.get_close_matches(unknown[0], _options(program), n=1) if unknown else []
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"{text}{hint}; see {program} --help"
+
+
+def _options(program: str) -> list[str]:
+    import inspect
+
+    command = COMMANDS[program.split()[-1]]
+    return [f"--{name.replace('_', '-')}" for name in inspect.signature(command).parameters]
+
+
+def _complain(command: str, message: str, *, code: int = 2) -> int:
+    print(f"eigenlens {command}: {' '.join(message.split())}", file=sys.stderr)
+    return code
