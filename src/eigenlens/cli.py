@@ -118,7 +118,8 @@ def _parsed(command: Any, words: list[str], program: str) -> Callable[[], Any] |
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(bound, args=words, prog=program, config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes))
+            markers = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
+            return tyro.cli(bound, args=words, prog=program, config=markers)
     except SystemExit as stop:
         if not stop.code:
             return None

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
 from tyro.conf import Positional, UseAppendAction
 
 from . import images as pictures
@@ -97,16 +96,28 @@ def find(source: str | None, generator: Generator, *, foreign: bool = False) -> 
     return find_directions(source or default_directions(generator), generator, foreign=foreign)
 
 
-def write_strip(
-    images: torch.Tensor, out: Path, *, labels: list[str], steps: list[float], title: str, recipe: str, force: bool
+def is_film(path: Path) -> bool:
+    """Tell whether the suffix is that of a film."""
+    return path.suffix.lower() in FILMS
+
+
+def write_walk(
+    images: torch.Tensor,
+    out: Path,
+    *,
+    labels: list[str],
+    steps: list[float],
+    title: str,
+    command: str,
+    force: bool = False,
 ) -> None:
-    """Write walked images [rows, steps, c, h, w] as a labelled strip, or as a film where the suffix is one."""
-    about = {"version": 1, "command": recipe}
-    if out.suffix.lower() in FILMS:
+    """Write walked images [rows, steps, c, h, w] as a labelled sheet, or as a film where the suffix is one."""
+    about = {"version": 1, "command": command}
+    if is_film(out):
         frames = (pictures.grid(images[:, k], columns=min(len(images), 4)) for k in range(images.shape[1]))
         pictures.save_animation(frames, out, fps=max(4.0, len(steps) / 2), pingpong=True, recipe=about, force=force)
         return
-    columns = [f"{step:+.3g}σ" if step else "0" for step in steps]
+    columns = [f"{step:+.3g}σ" if abs(step) > 1e-9 else "0" for step in steps]
     picture = pictures.grid(
         images.flatten(0, 1), columns=images.shape[1], row_labels=labels, column_labels=columns, title=title
     )
@@ -319,11 +330,11 @@ def traverse(
     threads: int | None = None,
     force: bool = False,
 ) -> None:
-    """Show what an axis does to several images: a strip, or a film for .gif, .webp and .mp4.
+    """Show what axes do to several images: a strip or a sheet, or a film for .gif, .webp and .mp4.
 
     Args:
         generator: a name, a folder, a file, or package.module:function.
-        axis: name or index of the direction.
+        axis: name or index of the direction; several with commas between, or `all`.
         out: the picture or film to write.
         directions: a file of directions or a method; by default an EigenGAN's own axes, SeFa elsewhere.
         range: LOW:HIGH in the directions' unit, σ.
@@ -339,22 +350,30 @@ def traverse(
         force: replace a file that exists.
     """
     refuse_existing(out, force=force)
-    strengths = parse_range(range, steps * 4 if out.suffix.lower() in FILMS else steps)
+    strengths = parse_range(range, steps * 4 if is_film(out) else steps)
     numbers = parse_seeds(seeds)
     runtime.set_threads(threads)
     g = load_generator(generator, device=device)
     found = find(directions, g, foreign=foreign)
-    row = found.index(axis)
+    chosen = (
+        list(found.names) if axis == "all" else [found.names[found.index(each.strip())] for each in axis.split(",")]
+    )
     codes = sample_seeds(g, numbers, space=found.space, truncation=truncation, label=label)
-    images = walk_images(g, codes, found, row, strengths, layers=layers, absolute=absolute)
+    images = [
+        walk_images(g, codes, found, each, strengths, layers=layers, absolute=absolute)
+        for each in runtime.progress(chosen, what="axes")
+    ]
     again = command_line(
         "traverse", generator, axis=axis, directions=directions, range=range, steps=steps, seeds=seeds, layers=layers,
         truncation=truncation, label=label, absolute=absolute, foreign=foreign, out=out,
     )  # fmt: skip
-    title = f"{g.name}  {found.names[row]}"
-    write_strip(
-        images, out, labels=[f"seed {n}" for n in numbers], steps=strengths, title=title, recipe=again, force=force
-    )
+    seeds_named = [f"seed {number}" for number in numbers]
+    if len(chosen) == 1:
+        labels, title = seeds_named, f"{g.name}  {chosen[0]}"
+    else:
+        labels = [f"{each} {seed}" if len(numbers) > 1 else each for each in chosen for seed in seeds_named]
+        title = f"{g.name}  {', '.join(seeds_named)}"
+    write_walk(torch.cat(images), out, labels=labels, steps=strengths, title=title, command=again, force=force)
     print(out)
 
 

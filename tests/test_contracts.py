@@ -1,0 +1,182 @@
+"""What every entry of every table must do, run on a small generator of each family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from eigenlens import Codes, Directions, Unsupported, UserError, load_generator
+from eigenlens.generator import GENERATORS, Generator
+from eigenlens.method import METHODS, Method
+from eigenlens.metric import METRICS, Metric, Score
+from eigenlens.reader import READERS, Reader
+from families import TINY
+
+Tiny = Callable[[str], Generator]
+QUICK: dict[str, dict[str, Any]] = {
+    "axes": {"n_directions": 3},
+    "random": {"n_directions": 3},
+}
+"""Hyper-parameters that make a method quick; its defaults are for real work."""
+
+
+def label_for(generator: Generator) -> str | None:
+    return "random" if generator.label_names else None
+
+
+# --- families ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_family_has_a_small_generator() -> None:
+    assert set(GENERATORS) <= set(TINY)
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_samples_depend_on_seed_and_number_alone(tiny: Tiny, family: str) -> None:
+    g = tiny(family)
+    many = g.sample(5, seed=3, label=label_for(g))
+    one = g.sample(1, seed=3, start=4, label=label_for(g))
+    assert torch.equal(many.latent[4], one.latent[0])
+    assert not torch.equal(many.latent[3], many.latent[4])
+    assert not torch.equal(
+        g.sample(1, seed=4, label=label_for(g)).latent, g.sample(1, seed=3, label=label_for(g)).latent
+    )
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_a_row_is_the_same_image_in_every_batch(tiny: Tiny, family: str) -> None:
+    g = tiny(family)
+    codes = g.sample(4, seed=1, label=label_for(g))
+    images = g(codes)
+    assert images.shape == (4, g.channels, g.resolution, g.resolution)
+    assert torch.isfinite(images).all()
+    assert (g(codes[2]) - images[2]).abs().max() <= 1e-5
+    assert images.std() > 1e-3  # a grey picture would pass all that
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_partial_synthesis_equals_the_whole(tiny: Tiny, family: str) -> None:
+    g = tiny(family)
+    codes = g.sample(2, seed=1, label=label_for(g))
+    whole = g(codes)
+    for layer in g.layers:
+        assert torch.equal(g.finish(codes, g.start(codes, layer.name)), whole), layer.name
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_anatomy_is_as_told(tiny: Tiny, family: str) -> None:
+    g = tiny(family)
+    codes = g.sample(2, seed=1, label=label_for(g))
+    for layer in g.layers:
+        features = g.features(codes, layer.name)
+        assert features.shape[:2] == (2, layer.channels), layer.name
+    with pytest.raises(UserError, match="unknown layer of"):
+        g.features(codes, "nothing")
+    names = {layer.name for layer in g.layers}
+    for space in g.spaces.values():
+        assert all(set(part.layers) <= names for part in space.parts)
+        assert space.mask("all").sum() > 0
+        assert space.mean.shape == (space.dim,)
+        assert space.covariance.shape == (space.dim, space.dim)
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_images_have_gradients_and_weights_have_none(tiny: Tiny, family: str) -> None:
+    g = tiny(family)
+    codes = g.sample(1, seed=1, label=label_for(g))
+    latent = codes.latent.clone().requires_grad_()
+    g(codes.with_latent(latent)).square().sum().backward()
+    assert latent.grad is not None
+    assert latent.grad.abs().sum() > 0
+    assert all(p.grad is None and not p.requires_grad for p in g.network.parameters())
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_our_own_files_give_the_same_images(tiny: Tiny, family: str, tmp_path: Path) -> None:
+    g = tiny(family)
+    try:
+        g.save(tmp_path / "model")
+    except Unsupported:
+        return
+    again = load_generator(tmp_path / "model", device="cpu")
+    codes = g.sample(2, seed=5, label=label_for(g))
+    twin = Codes(again.spaces[codes.space.name], codes.latent, codes.labels)
+    assert torch.equal(again(twin), g(codes))
+    assert again.weight_hash == g.weight_hash
+    with pytest.raises(UserError, match="exists already"):
+        g.save(tmp_path / "model")
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_style_matrices_fit_their_parts(tiny: Tiny, family: str) -> None:
+    g = tiny(family)
+    try:
+        matrices = g.style_matrices()
+    except Unsupported as reason:
+        assert g.name in str(reason)  # noqa: PT017  the reason is what is tested
+        return
+    assert matrices
+    for name, matrix in matrices.items():
+        assert matrix.weight.shape[1] == matrix.part.stop - matrix.part.start, name
+
+
+# --- methods ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_keep_their_contract(tiny: Tiny, name: str, tmp_path: Path) -> None:
+    g = tiny("eigengan")
+    method = METHODS[name](**QUICK.get(name, {}))
+    assert isinstance(method, Method)
+    d = method.fit(g, seed=1)
+    assert isinstance(d, Directions)
+    assert len(d) >= 1
+    space = g.space(d.space)
+    assert d.vectors.shape[2] == space.dim
+    norms = d.vectors.norm(dim=2)
+    active = (norms > 0).sum(1)
+    assert torch.allclose((norms.square().sum(1) / active).sqrt(), torch.ones(len(d)), atol=1e-4)
+    assert torch.isfinite(d.sigma).all()
+    made = d.provenance
+    assert made.method == name
+    assert made.seed == 1
+    assert made.generator["weights"] == g.weight_hash
+    again = METHODS[name](**QUICK.get(name, {})).fit(g, seed=1)
+    assert torch.equal(again.vectors, d.vectors)
+    d.save(tmp_path / "d.safetensors")
+    loaded = Directions.load(tmp_path / "d.safetensors", generator=g)
+    assert torch.equal(loaded.vectors, d.vectors)
+    assert loaded.names == d.names
+    codes = d.host(g, g.sample(2, seed=0))
+    moved = d.move(codes, 0, by=2.0)
+    assert not torch.equal(g(moved), g(codes))
+
+
+# --- metrics and readers ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_metrics_keep_their_contract(tiny: Tiny, name: str) -> None:
+    g = tiny("eigengan")
+    metric = METRICS[name]()
+    assert isinstance(metric, Metric)
+    d = METHODS["random"](n_directions=3).fit(g)
+    score = metric.score(g, d, seed=2)
+    assert isinstance(score, Score)
+    assert (score.metric, score.seed) == (name, 2)
+    assert score.directions["method"] == "random"
+    assert metric.score(g, d, seed=2) == score
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_readers_keep_their_contract(name: str) -> None:
+    reader = READERS[name]()
+    assert isinstance(reader, Reader)
+    images = torch.rand(3, 3, 16, 16) * 2 - 1
+    scores = reader(images)
+    assert scores.shape == (3, len(reader.attributes))
+    assert torch.allclose(reader(images[1:2]), scores[1:2], atol=1e-5)
