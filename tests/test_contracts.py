@@ -40,7 +40,7 @@ def test_samples_depend_on_seed_and_number_alone(tiny: Tiny, family: str) -> Non
     g = tiny(family)
     many = g.sample(5, seed=3, label=label_for(g))
     one = g.sample(1, seed=3, start=4, label=label_for(g))
-    assert torch.equal(many.latent[4], one.latent[0])
+    assert torch.allclose(many.latent[4], one.latent[0], atol=1e-5)  # mapped codes pass a matrix product
     assert not torch.equal(many.latent[3], many.latent[4])
     assert not torch.equal(
         g.sample(1, seed=4, label=label_for(g)).latent, g.sample(1, seed=3, label=label_for(g)).latent

@@ -106,7 +106,8 @@ def state_dict(tree: Any) -> dict[str, Tensor]:
     """Flatten the tensors of a module stub, or of nested dicts and lists, into dotted keys.
 
     A `PersistentModule` gives what `torch.nn.Module.state_dict` would have: its parameters, its persistent buffers
-    and those of its modules. Everything that is not a tensor is left out.
+    and those of its modules. A `TFNetwork` gives its variables, then those of its components by their names:
+    `mapping.Dense0/weight`. Everything that is not a tensor is left out.
 
     Example:
         >>> import torch
@@ -132,6 +133,12 @@ def _members(tree: Any) -> Iterator[tuple[Any, Any]]:
             for name, value in (tree.get(organ) or {}).items():
                 if value is not None and not (organ == "_buffers" and name in passing):
                     yield name, value
+    elif isinstance(tree, TFNetwork):
+        for pair in tree.get("variables") or ():
+            if isinstance(pair, list | tuple) and len(pair) == 2:
+                name, value = pair  # TensorFlow gives numbers without a shape as plain scalars
+                yield name, torch.tensor(float(value)) if isinstance(value, int | float) else value
+        yield from dict(tree.get("components") or {}).items()
     elif isinstance(tree, dict):
         yield from tree.items()
     elif isinstance(tree, list | tuple):

@@ -1,0 +1,177 @@
+"""The command line: what it writes, and that a mistake is one line on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from eigenlens.cli import main
+from eigenlens.commands import parse_move, parse_range, parse_seeds
+from eigenlens.errors import UserError
+from eigenlens.generator import Generator
+
+
+@pytest.fixture
+def model(eigengan: Generator, tmp_path: Path) -> str:
+    """Give a folder with the small EigenGAN."""
+    return str(eigengan.save(tmp_path / "model"))
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["trverse"], "Did you mean 'traverse'?"),
+        (["sample"], "eigenlens sample --help"),
+        (["sample", "toonfacs"], "unknown generator 'toonfacs'. Did you mean 'toonfaces'?"),
+        (["sample", "nowhere/model.pt"], "does not exist"),
+        (["traverse", "MODEL", "--axs", "L1D1"], "did you mean --axis?"),
+        (["traverse", "MODEL", "--axis", "L9D9", "--out", "OUT.png"], "unknown direction 'L9D9'"),
+        (["traverse", "MODEL", "--axis", "L1D1", "--range", "4", "--out", "OUT.png"], "LOW:HIGH"),
+        (["traverse", "MODEL", "--axis", "L1D1", "--seeds", "a", "--out", "OUT.png"], "are no seeds"),
+        (["traverse", "MODEL", "--axis", "L1D1", "--layers", "7", "--out", "OUT.png"], "not in range"),
+        (
+            ["traverse", "MODEL", "--axis", "L1D1", "--directions", "sefaa", "--out", "OUT.png"],
+            "unknown method or file",
+        ),
+        (["traverse", "MODEL", "--axis", "L1D1", "--out", "OUT.bmp"], ".png"),
+        (["sample", "MODEL", "--n", "many"], "sample --help"),
+        (["sample", "MODEL", "--label", "3", "--out", "OUT.png"], "has no labels"),
+        (["sample", "MODEL", "--device", "abacus", "--out", "OUT.png"], "unknown device"),
+        (["edit", "MODEL", "--move", "L1D1 2", "--out", "OUT.png"], "is no move"),
+        (["edit"], "name a generator"),
+        (["info", "nothing.png"], "does not exist"),
+        (["train", "--data", "nowhere"], "nowhere"),
+        (["train", "--data", "nowhere", "--preset", "cpu64"], "Did you mean 'cpu-64'?"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    words: list[str], says: str, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"MODEL": model, "OUT.png": str(tmp_path / "out.png"), "OUT.bmp": str(tmp_path / "out.bmp")}
+    assert main([places.get(word, word) for word in words]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.count("\n") == 1
+    assert output.err.startswith(f"eigenlens {words[0]}: ")
+    assert says in output.err
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert "commands:" in capsys.readouterr().out
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip().count(".") == 2
+
+
+def test_sample_writes_a_grid_that_remembers_its_command(model: str, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "grid.png"
+    assert main(["sample", model, "--n", "6", "--columns", "3", "--seed", "4", "--out", str(out)]) == 0
+    with Image.open(out) as picture:
+        assert picture.width > picture.height
+    capsys.readouterr()
+    assert main(["info", str(out)]) == 0
+    command = capsys.readouterr().out
+    assert command.startswith(f"eigenlens sample {model}")
+    assert "--seed 4" in command
+    assert main(["sample", model, "--out", str(out)]) == 2  # never over an existing file
+    assert "exists already" in capsys.readouterr().err
+    assert main(["sample", model, "--out", str(out), "--force"]) == 0
+
+
+@pytest.mark.parametrize("suffix", [".png", ".gif", ".webp"])
+def test_traverse_writes_strips_and_films(model: str, suffix: str, tmp_path: Path) -> None:
+    out = tmp_path / f"strip{suffix}"
+    assert (
+        main(
+            [
+                "traverse",
+                model,
+                "--axis",
+                "L1D1",
+                "--range",
+                "-4:4",
+                "--seeds",
+                "0-1",
+                "--steps",
+                "3",
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
+    )
+    with Image.open(out) as picture:
+        assert getattr(picture, "n_frames", 1) == (1 if suffix == ".png" else 22)  # twelve steps, there and back
+
+
+def test_traverse_shows_all_axes(model: str, tmp_path: Path) -> None:
+    one, every = tmp_path / "one.png", tmp_path / "all.png"
+    assert main(["traverse", model, "--axis", "L1D1", "--seeds", "0", "--out", str(one)]) == 0
+    assert main(["traverse", model, "--axis", "all", "--seeds", "0", "--out", str(every)]) == 0
+    with Image.open(one) as small, Image.open(every) as large:
+        assert large.height > 4 * small.height
+
+
+def test_edit_reads_the_edit_that_it_wrote(model: str, tmp_path: Path, capsys) -> None:
+    first, second, saved = tmp_path / "a.png", tmp_path / "b.png", tmp_path / "edit.json"
+    words = ["--move", "L1D1 by 2", "--move", "L2D1 to -1", "--seed", "3"]
+    assert main(["edit", model, *words, "--out", str(first), "--save-edit", str(saved)]) == 0
+    assert json.loads(saved.read_text())["moves"][1]["to"] == -1
+    assert main(["edit", "--edit", str(saved), "--out", str(second)]) == 0
+    with Image.open(first) as a, Image.open(second) as b:
+        assert a.tobytes() == b.tobytes()
+    capsys.readouterr()
+    main(["info", str(first)])
+    recipe = capsys.readouterr().out
+    assert "eigen:L1D1 by 2" in recipe
+    assert main(["edit", "--edit", str(saved), "--move", "L1D1 by 2", "--out", str(tmp_path / "c.png")]) == 2
+
+
+def test_before_stands_beside_after(model: str, tmp_path: Path) -> None:
+    out = tmp_path / "pair.png"
+    assert main(["edit", model, "--move", "L1D1 by 4", "--before", "--out", str(out)]) == 0
+    with Image.open(out) as picture:
+        assert picture.width > 1.5 * picture.height
+
+
+def test_info_tells_the_anatomy(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", model]) == 0
+    text = capsys.readouterr().out
+    assert "eigengan" in text
+    assert "0 eps [0:8]" in text
+    assert main(["info", model, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["resolution"] == 16
+
+
+def test_info_tells_directions(eigengan: Generator, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from eigenlens.method import find_directions
+
+    path = find_directions("eigen", eigengan).save(tmp_path / "own.safetensors")
+    assert main(["info", str(path)]) == 0
+    text = capsys.readouterr().out
+    assert "eigen" in text
+    assert "L1D1" in text
+
+
+def test_list_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    text = capsys.readouterr().out
+    assert "toonfaces" in text
+    assert "cpu-64" in text
+
+
+def test_words_are_parsed() -> None:
+    assert parse_seeds("0-2,7") == [0, 1, 2, 7]
+    assert parse_range("-1:1", 3) == [-1, 0, 1]
+    move = parse_move("faces.safetensors:smile to 1.5 layers 4-7", "eigen")
+    assert (move.directions, move.name, move.to, move.layers) == ("faces.safetensors", "smile", 1.5, "4-7")
+    assert parse_move("L1D1 by -2", "eigen").directions == "eigen"
+    for bad in ("5-3", "x", "1-", ""):
+        with pytest.raises(UserError):
+            parse_seeds(bad)
+    with pytest.raises(UserError):
+        parse_range("a:b", 3)
