@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from eigenlens.cli import main
-from eigenlens.commands import parse_move, parse_range, parse_seeds
+from eigenlens.commands.pictures import parse_move
+from eigenlens.commands.words import parse_range, parse_seeds
 from eigenlens.errors import UserError
 from eigenlens.generator import Generator
 

@@ -24,6 +24,12 @@ SUMMARIES = {
     "sample": "draw images in a grid",
     "traverse": "show what an axis does: a strip or a film",
     "edit": "move one image along directions",
+    "discover": "find directions in a generator, with their figures and strips",
+    "directions": "join, rename, combine and convert files of directions",
+    "similarity": "compare two sets of directions",
+    "decompose": "say what directions are made of",
+    "codebook": "pool directions of several methods into primitives",
+    "convert": "write a foreign generator in our format",
     "train": "train an EigenGAN on images of your own",
 }
 """Command -> what it does, in the order of the help page."""
@@ -32,12 +38,18 @@ COMMANDS = Registry(
     "command",
     {
         "demo": "eigenlens.demo:demo",
-        "list": "eigenlens.commands:list_names",
-        "info": "eigenlens.commands:info",
-        "sample": "eigenlens.commands:sample",
-        "traverse": "eigenlens.commands:traverse",
-        "edit": "eigenlens.commands:edit",
-        "train": "eigenlens.commands:train",
+        "list": "eigenlens.commands.anatomy:list_names",
+        "info": "eigenlens.commands.anatomy:info",
+        "sample": "eigenlens.commands.pictures:sample",
+        "traverse": "eigenlens.commands.pictures:traverse",
+        "edit": "eigenlens.commands.pictures:edit",
+        "discover": "eigenlens.commands.discovery:discover",
+        "directions": "eigenlens.commands.discovery:directions",
+        "similarity": "eigenlens.commands.discovery:similarity",
+        "decompose": "eigenlens.commands.discovery:decompose",
+        "codebook": "eigenlens.commands.discovery:codebook",
+        "convert": "eigenlens.commands.anatomy:convert",
+        "train": "eigenlens.commands.training:train",
     },
 )
 """Command -> the function that does it; its signature gives the flags, its docstring their help."""
@@ -131,18 +143,26 @@ def _one_line(complaint: str, words: list[str], program: str) -> str:
     text = "".join(" " if ord(char) in range(0x2500, 0x2580) else char for char in complaint)
     pieces = [" ".join(line.split()) for line in text.splitlines()]
     text = " ".join(piece for piece in pieces if piece)
-    text = text.split("For full helptext")[0].replace(f"from {program}", "").strip()
+    text = text.split("For full helptext")[0].split("Perhaps you meant")[0].replace(f"from {program}", "").strip()
     unknown = [word for word in words if word.startswith("--") and f"{word} " in f"{text} " and "nrecognized" in text]
-    near = difflib.get_close_matches(unknown[0], _options(program), n=1) if unknown else []
+    near = difflib.get_close_matches(unknown[0], _options(program, words), n=1) if unknown else []
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"{text}{hint}; see {program} --help"
 
 
-def _options(program: str) -> list[str]:
+def _options(program: str, words: list[str]) -> list[str]:
+    """Return the options of a command, those of its preset or method included."""
+    import dataclasses
     import inspect
+    import typing
 
     command = COMMANDS[program.split()[-1]]
-    return [f"--{name.replace('_', '-')}" for name in inspect.signature(command).parameters]
+    specialise = getattr(command, "specialise", None)
+    hints = typing.get_type_hints(specialise(words) if specialise else command)
+    names = list(inspect.signature(command).parameters)
+    for kind in hints.values():
+        names += [each.name for each in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+    return [f"--{name.replace('_', '-')}" for name in names]
 
 
 def _complain(command: str, message: str, *, code: int = 2) -> int:

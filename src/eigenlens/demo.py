@@ -10,7 +10,7 @@ import torch
 
 from . import images as pictures
 from . import runtime
-from .commands import as_table, command_line, direction_rows, sample_seeds, write_walk
+from .commands.words import as_table, command_line, figures, sample_seeds, write_walk
 from .directions import Directions
 from .effect import traverse
 from .errors import UserError
@@ -54,8 +54,8 @@ def demo(*, out: Path = Path("demo"), threads: int | None = None, force: bool = 
 def _short(axes: Directions) -> list[dict[str, object]]:
     """Return the rows of the table that a newcomer reads: name, effect, shares."""
     rows = []
-    for k, row in enumerate(direction_rows(axes)):
-        fields = {name: round(float(figure[k]), 3) for name, figure in axes.fields.items()}
+    for k, row in enumerate(figures(axes)):
+        fields = {name: round(float(each[k]), 3) for name, each in axes.fields.items()}
         rows.append(
             {
                 "axis": row["name"],

@@ -1,0 +1,136 @@
+"""`list`, `info` and `convert`: what there is, what a file is, and our own format of it."""
+
+from __future__ import annotations
+
+import json as json_format
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import Positional
+
+from .. import images as pictures
+from ..directions import Directions
+from ..errors import UserError
+from ..generator import GENERATORS, NAMED, Generator
+from ..method import METHODS
+from ..metric import METRICS
+from ..reader import READERS
+from .words import HERE, Machine, as_text
+
+
+def list_names() -> None:
+    """List the names that commands take: generators, families, methods, metrics, readers and training presets."""
+    from ..training.eigengan import PRESETS
+
+    rows = {
+        "generators": NAMED,
+        "families": GENERATORS,
+        "methods": METHODS,
+        "metrics": METRICS,
+        "readers": READERS,
+        "presets": PRESETS,
+    }
+    width = max(map(len, rows))
+    for kind, names in rows.items():
+        print(f"{kind:<{width}}  {', '.join(names)}")
+
+
+def info(source: Positional[str], /, *, json: bool = False, machine: Machine = HERE) -> None:
+    """Tell what a generator, a file of directions or a picture made by eigenlens is.
+
+    Args:
+        source: a generator (a name, a folder or a file), a .safetensors file of directions, or a PNG.
+        json: print JSON instead of text.
+        machine: how the generator is opened.
+    """
+    path = Path(source)
+    if path.suffix.lower() == ".png" and path.exists():
+        recipe = pictures.read_recipe(path)
+        if recipe is None:
+            raise UserError(f"{path} carries no recipe; only pictures that eigenlens wrote do")
+        print(json_format.dumps(recipe, indent=2) if json else recipe.get("command", json_format.dumps(recipe)))
+        return
+    if path.suffix == ".safetensors" and path.is_file() and _holds_directions(path):
+        about = describe_directions(Directions.load(path))
+    else:
+        about = describe_generator(machine.open(source))
+    print(json_format.dumps(about, indent=2, ensure_ascii=False) if json else as_text(about))
+
+
+def convert(
+    source: Positional[str],
+    out: Positional[Path],
+    /,
+    *,
+    half: bool = False,
+    machine: Machine = HERE,
+    force: bool = False,
+) -> None:
+    """Write any generator that opens as a folder of ours: config.json, model.safetensors and a card.
+
+    Args:
+        source: a name, a folder, a file, or package.module:function.
+        out: the folder to write.
+        half: store the weights in float16.
+        machine: how the generator is opened.
+        force: replace what is in the folder.
+    """
+    generator = machine.open(source)
+    print(generator.save(out, half=half, force=force))
+
+
+def _holds_directions(path: Path) -> bool:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return "eigenlens.directions" in (file.metadata() or {}).get("eigenlens", "")
+    except (SafetensorError, OSError):
+        return False
+
+
+def describe_generator(generator: Generator) -> dict[str, Any]:
+    """Return what `info` tells of a generator, as plain JSON."""
+    weights = sum(tensor.numel() for tensor in generator.network.state_dict().values())
+    return {
+        "name": generator.name,
+        "family": generator.family,
+        "resolution": generator.resolution,
+        "channels": generator.channels,
+        "numbers": f"{weights:,}",
+        "labels": len(generator.label_names) or "none",
+        "layout": generator.origin.layout + (f", entry {generator.origin.entry}" if generator.origin.entry else ""),
+        "container": generator.origin.container or "memory",
+        "sha256": generator.origin.sha256 or "-",
+        "weights": generator.weight_hash,
+        "spaces": [
+            {
+                "name": space.name,
+                "slots": space.slots,
+                "dim": space.dim,
+                "law": space.law,
+                "parts": [f"{part.number} {part.name} [{part.start}:{part.stop}]" for part in space.parts],
+            }
+            for space in generator.spaces.values()
+        ],
+        "layers": [
+            {"name": layer.name, "resolution": layer.resolution, "channels": layer.channels, "part": layer.part}
+            for layer in generator.layers
+        ],
+    }
+
+
+def describe_directions(directions: Directions) -> dict[str, Any]:
+    """Return what `info` tells of directions, as plain JSON."""
+    made = directions.provenance
+    return {
+        "directions": len(directions),
+        "space": directions.space,
+        "unit": directions.unit,
+        "method": made.method,
+        "arguments": dict(made.arguments),
+        "seed": made.seed,
+        "generator": dict(made.generator),
+        "version": made.version,
+        "table": directions.table(),
+    }

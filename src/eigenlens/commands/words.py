@@ -1,0 +1,212 @@
+"""Words that commands share: seeds, ranges, tables, the command that made a picture."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import shlex
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tyro.conf import UseAppendAction
+
+from .. import images as pictures
+from .. import runtime
+from ..codes import Codes, concatenate
+from ..directions import Directions
+from ..errors import Unsupported, UserError
+from ..generator import Generator, load_generator
+from ..method import find_directions
+
+FILMS = (".gif", ".webp", ".mp4")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How generators are opened, on what machine."""
+
+    device: str = "auto"
+    """auto, cpu, cuda, ..."""
+    threads: int | None = None
+    """Threads of the CPU."""
+    option: UseAppendAction[tuple[str, ...]] = ()
+    """NAME=VALUE that a foreign file cannot tell, such as activation=relu; repeat it for more."""
+
+    def open(self, source: str) -> Generator:
+        """Open a generator here.
+
+        Raises:
+            UserError: on an option that is no NAME=VALUE.
+        """
+        runtime.set_threads(self.threads)
+        options = {}
+        for each in self.option:
+            name, equals, value = each.partition("=")
+            if not (name and equals):
+                raise UserError(f"--option {each!r} is no NAME=VALUE; write --option activation=relu, say")
+            try:
+                options[name] = json.loads(value)
+            except ValueError:
+                options[name] = value
+        return load_generator(source, device=self.device, **options)
+
+
+HERE = Machine()
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Read seeds such as `0-7` or `3,5,8-10`.
+
+    Raises:
+        UserError: where a piece is none.
+    """
+    seeds: list[int] = []
+    for piece in text.split(","):
+        low, dash, high = piece.strip().partition("-")
+        if not low.isdecimal() or (dash and not high.isdecimal()) or (dash and int(high) < int(low)):
+            raise UserError(f"{text!r} are no seeds; write 0-7 or 3,5,8-10")
+        seeds += range(int(low), int(high if dash else low) + 1)
+    if len(seeds) > 10_000:
+        raise UserError(f"{text!r} are {len(seeds)} seeds; at most 10,000 at once")
+    return seeds
+
+
+def parse_range(text: str, steps: int) -> list[float]:
+    """Read a range of strengths such as `-4:4`, cut into `steps`.
+
+    Raises:
+        UserError: where it is none.
+    """
+    low, colon, high = text.partition(":")
+    try:
+        ends = float(low), float(high)
+    except ValueError:
+        colon = ""
+    if not colon or not all(abs(end) < 1e6 for end in ends):
+        raise UserError(f"{text!r} is no range; write LOW:HIGH in σ, such as -4:4")
+    if steps < 2:
+        raise UserError(f"{steps} steps came; a range needs 2 or more")
+    return torch.linspace(ends[0], ends[1], steps).tolist()
+
+
+def command_line(name: str, *words: str, **flags: Any) -> str:
+    """Return the command that does this again, for the recipe of a picture; flags at None or False are left out."""
+    pieces = ["eigenlens", name, *words]
+    for flag, value in flags.items():
+        if value is None or value is False:
+            continue
+        pieces += [f"--{flag.replace('_', '-')}"] + ([] if value is True else [str(value)])
+    return shlex.join(pieces)
+
+
+def sample_seeds(generator: Generator, seeds: list[int], **how: Any) -> Codes:
+    """Return one code a seed, each the first of its seed: what `--seeds 0-7` means everywhere."""
+    return concatenate([generator.sample(1, seed=seed, **how) for seed in seeds])
+
+
+def default_directions(generator: Generator) -> str:
+    """Return the directions that a generator has without asking: its own axes, else SeFa."""
+    try:
+        generator.own_axes()
+    except Unsupported:
+        return "sefa"
+    return "eigen"
+
+
+def find(source: str | None, generator: Generator, *, foreign: bool = False) -> Directions:
+    """Return the directions named by `--directions`, or the generator's default ones."""
+    return find_directions(source or default_directions(generator), generator, foreign=foreign)
+
+
+def is_film(path: Path) -> bool:
+    """Tell whether the suffix is that of a film."""
+    return path.suffix.lower() in FILMS
+
+
+def write_walk(
+    images: torch.Tensor,
+    out: Path,
+    *,
+    labels: list[str],
+    steps: list[float],
+    title: str,
+    command: str,
+    force: bool = False,
+) -> None:
+    """Write walked images [rows, steps, c, h, w] as a labelled sheet, or as a film where the suffix is one."""
+    about = {"version": 1, "command": command}
+    if is_film(out):
+        frames = (pictures.grid(images[:, k], columns=min(len(images), 4)) for k in range(images.shape[1]))
+        pictures.save_animation(frames, out, fps=max(4.0, len(steps) / 2), pingpong=True, recipe=about, force=force)
+        return
+    columns = [f"{step:+.3g}σ" if abs(step) > 1e-9 else "0" for step in steps]
+    picture = pictures.grid(
+        images.flatten(0, 1), columns=images.shape[1], row_labels=labels, column_labels=columns, title=title
+    )
+    pictures.save(picture, out, recipe=about, force=force)
+
+
+def as_table(rows: list[dict[str, Any]]) -> str:
+    """Lay rows out in columns; a column that is empty in every row is left out."""
+    names = [name for name in rows[0] if any(row[name] is not None for row in rows)]
+    cells = [[("-" if row[name] is None else str(row[name])) for name in names] for row in rows]
+    widths = [max(len(line[i]) for line in [names, *cells]) for i in range(len(names))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in [names, *cells]]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def figures(directions: Directions) -> list[dict[str, Any]]:
+    """Return the rows of the table of directions that people read: figures to four digits."""
+    return [
+        {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in row.items()}
+        for row in directions.table()
+    ]
+
+
+def as_text(about: dict[str, Any]) -> str:
+    """Lay out what `info` tells: a line an entry, a table for a list of objects."""
+    width = max(len(name) for name, value in about.items() if not isinstance(value, list))
+    lines = []
+    for name, value in about.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            rows = [{k: "; ".join(v) if isinstance(v, list) else v for k, v in row.items()} for row in value]
+            lines += ["", f"{name}:", as_table(rows)]
+        else:
+            lines.append(f"{name:<{width}}  {value}")
+    return "\n".join(lines)
+
+
+def option(words: list[str], name: str, default: str) -> str:
+    """Return the value of one option before the rest is parsed, since the other flags depend on it."""
+    for place, word in enumerate(words):
+        if word == name and place + 1 < len(words):
+            return words[place + 1]
+        if word.startswith(f"{name}="):
+            return word.partition("=")[2]
+    return default
+
+
+def specialised(function: Any, **changed: tuple[Any, Any]) -> Any:
+    """Return `function` with other types and defaults for some parameters: (type, default) by name.
+
+    A command whose flags depend on one of its words (a preset, a method) asks for this before it is parsed.
+    """
+
+    @functools.wraps(function)
+    def command(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    hints = typing.get_type_hints(function, include_extras=True)
+    signature = inspect.signature(function)
+    parameters = []
+    for name, parameter in signature.parameters.items():
+        kind, default = changed.get(name, (hints[name], parameter.default))
+        parameters.append(parameter.replace(annotation=kind, default=default))
+        hints[name] = kind
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = hints
+    return command
