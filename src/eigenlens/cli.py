@@ -144,7 +144,8 @@ def _one_line(complaint: str, words: list[str], program: str) -> str:
     pieces = [" ".join(line.split()) for line in text.splitlines()]
     text = " ".join(piece for piece in pieces if piece)
     text = text.split("For full helptext")[0].split("Perhaps you meant")[0].replace(f"from {program}", "").strip()
-    unknown = [word for word in words if word.startswith("--") and f"{word} " in f"{text} " and "nrecognized" in text]
+    text = text.removeprefix("Unrecognized options ").removeprefix("Required options ")  # the title of the box
+    unknown = [word for word in words if word.startswith("--") and word in text and "nrecognized" in text]
     near = difflib.get_close_matches(unknown[0], _options(program, words), n=1) if unknown else []
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"{text}{hint}; see {program} --help"
