@@ -32,14 +32,14 @@ RANKS = {
     2: ("directions", "generator"),
     3: ("algebra", "edit", "effect", "exchange", "method", "metric", "reader", "reconstructor", "sheet"),
     4: ("generators", "methods", "metrics", "readers"),
-    5: ("compare", "export", "project", "saliency", "training"),
+    5: ("compare", "export", "presets", "project", "saliency", "training"),
     6: ("__main__", "cli", "commands", "demo", "studio"),
 }
 RANK = {name: rank for rank, names in RANKS.items() for name in names}
 SHARED_IN_FOLDER = {"generators": "ops", "methods": "linalg", "metrics": "features"}
 """The one file of a folder of leaves that its other files may import."""
 SAME_RANK = {
-    ("checkpoint", "unpickle"), ("sheet", "effect"), ("files", "errors"), ("images", "errors"), ("images", "files"),
+    ("checkpoint", "unpickle"), ("sheet", "effect"), ("method", "exchange"), ("presets", "edit"), ("files", "errors"), ("images", "errors"), ("images", "files"),
     ("registry", "errors"), ("runtime", "errors"),
 }  # fmt: skip
 """(importer, imported) that stand side by side: a concept and the file split off from it."""

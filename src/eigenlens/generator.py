@@ -24,12 +24,23 @@ GENERATORS = Registry(
     "family of generators",
     {
         "eigengan": "eigenlens.generators.eigengan:EigenGAN",
+        "stylegan1": "eigenlens.generators.stylegan1:StyleGAN1",
+        "proggan": "eigenlens.generators.proggan:ProgGAN",
+        "stylegan2": "eigenlens.generators.stylegan2:StyleGAN2",
+        "stylegan3": "eigenlens.generators.stylegan3:StyleGAN3",
+        "lucidrains": "eigenlens.generators.lucidrains:Lucidrains",
+        "mobilestylegan": "eigenlens.generators.mobilestylegan:MobileStyleGAN",
+        "biggan": "eigenlens.generators.biggan:BigGAN",
+        "sngan": "eigenlens.generators.sngan:SNGAN",
+        "custom": "eigenlens.generators.custom:Custom",
+        "dcgan": "eigenlens.generators.dcgan:DCGAN",  # the last: it recognises any plain stack
     },
 )
 """Family -> the class that runs it. A new family is one file under `generators/` and one line here."""
 
 NAMED = {
     "toonfaces": "assets/toonfaces",
+    "ffhq-mobile": "package:random_face/data",
 }
 """Name -> where its files are: a folder of this package, or `package:NAME/FOLDER` of an installed one."""
 
@@ -65,6 +76,8 @@ class State:
     """Features so far, [batch, channels, height, width]."""
     image: Tensor | None = None
     """The running image of skip architectures, [batch, channels, height, width]."""
+    branch: Tensor | None = None
+    """The branch of residual architectures that waits to be added, [batch, channels, height, width]."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
-"""What several families share: normalisation, truncation, noise inputs, the moments of mapped spaces."""
+"""What several families share: normalisation, truncation, noise, filters, modulation, and the spaces of StyleGANs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from .. import runtime
 from ..codes import Codes, Part, Space
 from ..errors import UserError, unknown_name
-from ..generator import Generator
+from ..generator import Generator, StyleMatrix
 
 MAPPED_SAMPLES = 20_000
 
@@ -115,23 +116,32 @@ class MappingNetwork(nn.Module):
         z_dim: length of z.
         widths: outputs of each layer; the last is the length of w.
         n_labels: where above 0, the row of a label, of length `z_dim`, is put behind z before it is normalised.
+        embed_dim: where above 0, labels pass an affine map to this length instead, are normalised by themselves, and
+            are put behind the normalised z (StyleGAN2-ADA, appendix F).
+        slope: of the leaky ReLU.
     """
 
-    def __init__(self, z_dim: int, widths: Sequence[int], n_labels: int = 0) -> None:
+    def __init__(
+        self, z_dim: int, widths: Sequence[int], n_labels: int = 0, *, embed_dim: int = 0, slope: float = 0.2
+    ) -> None:
         super().__init__()
-        inputs = [z_dim * (2 if n_labels else 1), *widths[:-1]]
+        self.slope = slope
+        inputs = [z_dim + (embed_dim or z_dim if n_labels else 0), *widths[:-1]]
         self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(inputs, widths, strict=True))
-        self.label_rows = nn.Parameter(torch.zeros(n_labels, z_dim)) if n_labels else None
+        self.label_rows = nn.Parameter(torch.zeros(n_labels, z_dim)) if n_labels and not embed_dim else None
+        self.embed = nn.Linear(n_labels, embed_dim) if n_labels and embed_dim else None
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return w [batch, dim] for z [batch, z_dim] and rows of labels [batch, n_labels]."""
-        if self.label_rows is not None:
-            if labels is None:
-                raise UserError("codes without labels came, and this generator maps z by label; sample with a label")
+        if labels is None and (self.label_rows is not None or self.embed is not None):
+            raise UserError("codes without labels came, and this generator maps z by label; sample with a label")
+        if self.label_rows is not None and labels is not None:
             z = torch.cat([z, labels.to(z) @ self.label_rows], dim=1)
         w = pixel_norm(z)
+        if self.embed is not None and labels is not None:
+            w = torch.cat([w, pixel_norm(self.embed(labels.to(z)))], dim=1)
         for layer in self.layers:
-            w = F.leaky_relu(layer(w), 0.2)
+            w = F.leaky_relu(layer(w), self.slope)
         return w
 
 
@@ -158,7 +168,8 @@ def lift_to_w(
     """
     order = list(generator.spaces)
     source = codes.space.name
-    if source not in ("z", "w", "w+") or order.index(target.name) < order.index(source):
+    is_way = target.name in ("w", "w+") and order.index(target.name) >= order.index(source)
+    if source not in ("z", "w", "w+") or not is_way:
         raise UserError(
             f"there is no way from space {source!r} to {target.name!r} with truncation {truncation:g}; "
             f"codes go {' -> '.join(order)}, and are truncated in w or w+"
@@ -209,3 +220,301 @@ def read_into(make: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) -> n
     except RuntimeError as error:
         raise UserError(f"the weights do not fit the network: {str(error).splitlines()[1].strip()}") from error
     return network
+
+
+# --- files of networks that grew level by level -----------------------------------------------------------------------
+
+
+def levels_used(n_levels: int, reached: int, options: Mapping[str, Any]) -> int:
+    """Return how many levels (4, 8, 16, ... px) to use: up to the option `resolution`, by default those `reached`.
+
+    Raises:
+        UserError: where the file has no such resolution.
+    """
+    resolution = options.get("resolution", 4 * 2 ** (reached - 1))
+    allowed = [4 * 2**level for level in range(n_levels)]
+    if resolution not in allowed:
+        raise UserError(f"resolution {resolution} is not in this file; it has {', '.join(map(str, allowed))}")
+    return allowed.index(resolution) + 1
+
+
+def check_alpha(alpha: float, n_levels: int) -> None:
+    """Refuse a blend of levels that there cannot be.
+
+    Raises:
+        UserError: where it is no share, or of a level that there is not.
+    """
+    if not 0.0 <= alpha <= 1.0 or (alpha < 1.0 and n_levels == 1):
+        raise UserError(f"alpha {alpha:g} is not possible; it is a share from 0 to 1, and below 1 only from 8 px on")
+
+
+def rgb_levels(used: int, alpha: float) -> list[tuple[str, int]]:
+    """Return `rgb`, and `rgb_before` where the last level is blended in, with the levels that they read."""
+    check_alpha(alpha, used)
+    return [("rgb", used - 1)] + ([("rgb_before", used - 2)] if alpha < 1.0 else [])
+
+
+def summed_taps(weight: Tensor) -> Tensor:
+    """Turn a 3x3 kernel [in, out, 3, 3] into the 4x4 one of a stride-2 transposed convolution that repeats pixels."""
+    taps = [F.pad(weight, (x, 1 - x, y, 1 - y)) for x in (0, 1) for y in (0, 1)]
+    return torch.stack(taps).sum(0)
+
+
+# --- filters ----------------------------------------------------------------------------------------------------------
+
+
+def upfirdn(
+    x: Tensor, taps: Tensor, *, up: int = 1, down: int = 1, padding: Sequence[int] = (0, 0, 0, 0), gain: float = 1.0
+) -> Tensor:
+    """Put zeros between the pixels, pad or crop, convolve with a filter, and keep every `down`-th pixel.
+
+    Args:
+        x: [batch, channels, height, width].
+        taps: [k] of a separable filter, or [k, k] of one that is not.
+        up: every pixel becomes `up` in each direction, all but the first zero.
+        down: keep every `down`-th.
+        padding: left, right, top, bottom, of the image with its zeros; negative crops.
+        gain: factor on the result.
+
+    Source:
+        Karras et al. 2021 (arXiv 2106.12423), appendix; the operation that NVIDIA calls upfirdn2d.
+    """
+    left, right, top, bottom = padding
+    taps = taps.to(x)
+    if taps.ndim == 2:
+        return _filtered(x, taps * gain, (up, up), (down, down), (left, right, top, bottom))
+    x = _filtered(x, taps[:, None], (up, 1), (down, 1), (0, 0, top, bottom))
+    return _filtered(x, taps[None] * gain, (1, up), (1, down), (left, right, 0, 0))
+
+
+def _filtered(
+    x: Tensor, kernel: Tensor, up: tuple[int, int], down: tuple[int, int], padding: tuple[int, int, int, int]
+) -> Tensor:
+    """Apply one kernel [kh, kw] to every channel; `up` and `down` are (rows, columns)."""
+    channels, (height, width) = x.shape[1], kernel.shape
+    left, right, top, bottom = padding
+    if up == (1, 1):
+        weight = kernel.flip(0, 1).expand(channels, 1, -1, -1)  # a convolution turns the filter round; conv2d does not
+        if left == right >= 0 and top == bottom >= 0:
+            return F.conv2d(x, weight, stride=down, padding=(top, left), groups=channels)
+        return F.conv2d(F.pad(x, padding), weight, stride=down, groups=channels)
+    full = F.conv_transpose2d(x, kernel.expand(channels, 1, -1, -1), stride=up, groups=channels)
+    crop = (width - 1 - left, width - up[1] - right, height - 1 - top, height - up[0] - bottom)
+    return F.pad(full, [-each for each in crop])[..., :: down[0], :: down[1]]
+
+
+def separated(kernel: Tensor) -> Tensor:
+    """Return the taps [k], of sum 1, whose outer product is the filter `kernel` [k, k] up to its scale.
+
+    Raises:
+        UserError: where it is no such product.
+    """
+    kernel = kernel.double()
+    kernel = kernel.reshape(kernel.shape[-2:]) if kernel.ndim > 2 else kernel
+    kernel = kernel / kernel.sum()
+    taps = kernel if kernel.ndim == 1 else kernel.sum(1)
+    if kernel.ndim == 2 and not torch.allclose(torch.outer(taps, kernel.sum(0)), kernel, rtol=1e-4, atol=1e-6):
+        raise UserError(f"the resampling filter {list(kernel.shape)} is not a product of two; such files are not known")
+    return taps.float()
+
+
+def doubled(x: Tensor, taps: Tensor) -> Tensor:
+    """Double height and width with a low-pass filter: what skip connections of StyleGAN2 do."""
+    k = len(taps)
+    before, after = (k + 1) // 2, (k - 2) // 2
+    return upfirdn(x, taps, up=2, padding=(before, after, before, after), gain=4.0)
+
+
+# --- modulation -------------------------------------------------------------------------------------------------------
+
+
+def demodulation(style: Tensor, energy: Tensor, *, eps: float = 1e-8) -> Tensor:
+    """Return the factors [batch, out] that give each output of a modulated convolution unit variance.
+
+    Args:
+        style: [batch, in].
+        energy: squared weights summed over the kernel, [out, in].
+
+    Source:
+        Karras et al. 2020 (StyleGAN2), equation 3.
+    """
+    return (style.square() @ energy.T + eps).rsqrt()
+
+
+def modulated(
+    x: Tensor, style: Tensor, weight: Tensor, *, up: int = 1, padding: int = 0, taps: Tensor | None = None
+) -> Tensor:
+    """Convolve with weights whose inputs are scaled by the style; demodulation, a factor on each output, is left out.
+
+    Scaling the features instead of the weights is the same, and lets one convolution serve the whole batch.
+
+    Args:
+        x: [batch, in, height, width].
+        style: [batch, in].
+        weight: [out, in, k, k].
+        up: 2 doubles the size: a transposed convolution, then the filter `taps`.
+        padding: of the ordinary convolution.
+        taps: [n], of sum 1.
+    """
+    x = x * style[:, :, None, None]
+    if up == 1:
+        return F.conv2d(x, weight, padding=padding)
+    assert up == 2
+    assert taps is not None
+    x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
+    k, size = len(taps), weight.shape[-1]
+    before, after = size // 2 + (k + 1) // 2 - (size - 1), size // 2 + (k - 2) // 2 - (size - 2)
+    return upfirdn(x, taps, padding=(before, after, before, after), gain=4.0)
+
+
+def noise_input(seeds: Sequence[int] | None, stored: Tensor | None, layer: int, resolution: int) -> Tensor | None:
+    """Return the noise of a layer, [batch or 1, 1, resolution, resolution]; None where no row wants any.
+
+    Args:
+        seeds: of `Codes`: None is the stored noise, or seed 0 where none is stored; -1 turns a row off.
+        stored: [resolution, resolution].
+        layer: number of the layer.
+        resolution: in pixels.
+    """
+    if seeds is None:
+        return noise_maps((0,), layer, resolution) if stored is None else stored[None, None]
+    return None if all(seed < 0 for seed in seeds) else noise_maps(seeds, layer, resolution)
+
+
+# --- style-based generators -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StyleInput:
+    """One place where w enters a network, through an affine map of its own."""
+
+    layer: str
+    """Name of the layer."""
+    slot: int
+    """Slot of w+ that it reads."""
+    channels: int
+    """Length of the style that the affine map gives."""
+
+
+@dataclass(frozen=True)
+class StyleInputs:
+    """What the layers of a style-based network read."""
+
+    styles: tuple[Tensor, ...]
+    """The style of every `StyleInput`, [batch, channels]."""
+    noise_seeds: tuple[int, ...] | None
+    """Of `Codes`."""
+
+    def __len__(self) -> int:
+        return len(self.styles[0])
+
+
+class StyleBased(Generator):
+    """A generator whose layers read w through affine maps, with the spaces `z`, `w`, `w+` and `s` (StyleSpace).
+
+    Args:
+        network: gives `mapping` (such as `MappingNetwork`), `affines` (an `nn.Linear` for each of `styles`) and `w_avg`
+            ([dim], the truncation centre; None where the file held none); its `prepare`, which computes what frozen
+            weights fix, is called once where it has one.
+        styles: every place where w enters, in the order in which the layers run.
+        n_slots: slots of w+.
+        z_dim: length of z.
+        shared: layers that every slot feeds.
+        about: as of `Generator`.
+
+    Source:
+        w+: Abdal 2019; StyleSpace: Wu 2021 (arXiv 2011.12799), section 3.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        styles: Sequence[StyleInput],
+        n_slots: int,
+        z_dim: int,
+        shared: Sequence[str] = (),
+        **about: Any,
+    ) -> None:
+        self.styles = tuple(styles)
+        affines: list[nn.Linear] = list(network.affines)  # type: ignore[arg-type]
+        fed = [
+            tuple(dict.fromkeys([*shared, *(each.layer for each in self.styles if each.slot == slot)]))
+            for slot in range(n_slots)
+        ]
+        spaces = {"z": Space("z", 1, z_dim)}
+        spaces |= w_spaces(n_slots, affines[0].in_features, lambda: mapped_moments(self), fed)
+        named = [(each.layer, each.layer, affine) for each, affine in zip(self.styles, affines, strict=True)]
+        spaces["s"] = style_channels(spaces["w"], named)
+        super().__init__(network, spaces=spaces, default_space="w", **about)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if hasattr(network, "prepare"):
+            with torch.inference_mode(False):  # inference tensors could not pass gradients later
+                network.prepare()  # type: ignore[operator]
+
+    @property
+    def truncation_centre(self) -> Tensor:
+        """What truncation pulls towards, [dim]: the mean of w that the file holds, or else that of many codes."""
+        stored: Tensor | None = self.network.w_avg  # type: ignore[assignment]
+        return self.spaces["w"].mean if stored is None else stored
+
+    @property
+    def style_space(self) -> Space:
+        """The space whose codes the style matrices multiply: w+."""
+        return self.spaces["w+"]
+
+    def style_matrices(self, layers: str = "all") -> dict[str, StyleMatrix]:
+        """Return the weights [channels, dim] of the affine maps, gains and all, in the chosen slots of w+."""
+        parts = {part.slot: part for part in self.style_space.picked(layers)}
+        return {
+            each.layer: StyleMatrix(affine.weight, parts[each.slot])
+            for each, affine in zip(self.styles, self._affines(), strict=True)
+            if each.slot in parts
+        }
+
+    def _affines(self) -> list[nn.Linear]:
+        return list(self.network.affines)  # type: ignore[arg-type]
+
+    def _draw(self, n: int, *, seed: int, start: int, truncation: float) -> Tensor:
+        if truncation != 1.0:
+            raise UserError(
+                f"truncation {truncation:g} came for space 'z', but {self.family} truncates w, and its mapping undoes "
+                "any scale of z; sample in space 'w' or 'w+'"
+            )
+        return super()._draw(n, seed=seed, start=start, truncation=1.0)
+
+    def _lift(self, codes: Codes, target: Space, *, truncation: float, cutoff: int | None) -> Codes:
+        stop = self.style_space if target.name == "s" else target
+        lifted = lift_to_w(
+            self,
+            codes,
+            stop,
+            to_w=self._map,
+            mean=lambda: self.truncation_centre,
+            truncation=truncation,
+            cutoff=cutoff,
+        )
+        if stop is target:
+            return lifted
+        return lifted.with_latent(torch.cat(self._read(lifted.latent), dim=1)[:, None], target)
+
+    def _map(self, codes: Codes) -> Tensor:
+        if self.label_names and codes.labels is None:
+            self.encode_labels(None, len(codes))  # says which labels there are
+        return self.network.mapping(codes.latent[:, 0], codes.labels)[:, None]  # type: ignore[operator]
+
+    def _read(self, latent: Tensor) -> tuple[Tensor, ...]:
+        """Return every style for w+ [batch, slots or 1, dim]."""
+        one = latent.shape[1] == 1
+        return tuple(
+            affine(latent[:, 0 if one else each.slot])
+            for each, affine in zip(self.styles, self._affines(), strict=True)
+        )
+
+    def _inputs(self, codes: Codes) -> StyleInputs:
+        latent = codes.latent
+        if codes.space.name == "s":
+            styles = tuple(latent[:, 0].split([each.channels for each in self.styles], dim=1))
+        else:
+            styles = self._read(self._map(codes) if codes.space.name == "z" else latent)
+        return StyleInputs(styles, codes.noise_seeds)
