@@ -12,7 +12,7 @@ import torch
 from eigenlens.generator import Generator
 from families import TINY
 
-torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
+torch.set_num_threads(1)  # pytest runs one process a core; more threads than cores spin on each other
 
 
 @pytest.fixture(scope="session")

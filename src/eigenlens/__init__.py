@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "load_generator": "eigenlens.generator",
+    "from_module": "eigenlens.generators.custom",
     "Generator": "eigenlens.generator",
     "GENERATORS": "eigenlens.generator",
     "Codes": "eigenlens.codes",
@@ -41,6 +42,7 @@ __all__ = [
     "Unsupported",
     "UserError",
     "__version__",
+    "from_module",
     "load_generator",
 ]
 
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from .edit import Edit
     from .errors import Unsupported, UserError
     from .generator import GENERATORS, Generator, load_generator
+    from .generators.custom import from_module
     from .method import METHODS, Method
     from .metric import METRICS, Metric, Score
 

@@ -344,7 +344,8 @@ class EigenGAN(Generator):
 
     def _inputs(self, codes: Codes) -> tuple[Tensor, ...]:
         if self._injections is None:  # frozen weights: the convolved maps are made once
-            with torch.no_grad():
+            # kept for good, so never as tensors of inference mode, which no gradient may pass
+            with torch.inference_mode(False), torch.no_grad():
                 self._injections = [block.injections() for block in self.network.blocks]  # type: ignore[operator]
         return self.network.split(codes.latent[:, 0])
 
