@@ -90,7 +90,7 @@ class TFNetwork(dict):
 
 
 class Attributes(dict):
-    """Stand for an `argparse.Namespace` while a file is read; it ends as a plain dict."""
+    """Stand for a bag of settings, such as `argparse.Namespace`, while a file is read; it ends as a plain dict."""
 
     def take_state(self, state: Any) -> None:
         """Take the state that the file gives, as `__setstate__` of the real class would."""
@@ -347,6 +347,7 @@ class StorageType:
 # Names that torch.load(weights_only=True) does not know by itself, and the stubs that it is to use for them.
 STAND_INS: dict[str, Any] = {
     "argparse.Namespace": Attributes,
+    "models.utils.config.BaseConfig": Attributes,  # settings of the GAN zoo
     "pathlib.PosixPath": path_text,
     "pathlib.WindowsPath": path_text,
     "pathlib._local.PosixPath": path_text,
