@@ -19,7 +19,11 @@ from families import TINY
 Tiny = Callable[[str], Generator]
 QUICK: dict[str, dict[str, Any]] = {
     "axes": {"n_directions": 3},
+    "ganspace": {"n_directions": 3, "n_samples": 200},
+    "jacobian": {"n_directions": 3, "n_samples": 2, "iterations": 1},
     "random": {"n_directions": 3},
+    "sefa": {"n_directions": 3},
+    "supervised": {"n_samples": 60},
 }
 """Hyper-parameters that make a method quick; its defaults are for real work."""
 

@@ -246,11 +246,13 @@ def load_codes(path: str | Path, generator: Any) -> Codes:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("eigenlens", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-    except (SafetensorError, ValueError, OSError) as error:
+    except (SafetensorError, ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path} is no file of codes: {error}") from error
-    if not isinstance(header, dict) or header.get("format") != CODES_FORMAT or "latent" not in tensors:
+    kinds = {"generator": dict, "space": str, "noise_seeds": (list, type(None)), "truncation": (int, float)}
+    is_whole = isinstance(header, dict) and header.get("format") == CODES_FORMAT and "latent" in tensors
+    if not is_whole or not all(isinstance(header.get(key, 1.0), kind) for key, kind in kinds.items()):  # type: ignore[arg-type]
         raise UserError(f"{path} is no file of codes of format {CODES_FORMAT!r}")
-    mine, theirs = header.get("generator", {}), generator.identity()
+    mine, theirs = header["generator"], generator.identity()
     if mine.get("weights") != theirs["weights"]:
         raise UserError(f"{path} holds codes of {mine.get('name')}, not of {theirs['name']}")
     seeds = header.get("noise_seeds")

@@ -4,27 +4,49 @@ from __future__ import annotations
 
 import html
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from . import images as pictures
 from . import runtime
+from .algebra import similarity
 from .commands.words import as_table, command_line, figures, sample_seeds, write_walk
-from .directions import Directions
-from .effect import traverse
+from .directions import Directions, concatenate
+from .effect import calibrate, traverse
 from .errors import UserError
 from .files import write_text
 from .generator import Generator, load_generator
-from .method import find_directions
+from .method import METHODS, find_directions
+from .sheet import sheet
 
 GENERATOR = "toonfaces"
 N_FILMS = 5
 RANGE, STEPS, FRAMES = (-4.0, 4.0), 9, 33
+DISCOVERED: Mapping[str, Mapping[str, Any]] = {
+    "sefa": {"n_directions": 6},
+    "ganspace": {"at": "layer3", "n_samples": 4000, "n_directions": 6},
+    "jacobian": {"n_directions": 6},
+}
+"""Methods that look for directions in the same network, with settings that take seconds."""
+SEED = 1
+
+
+@dataclass(frozen=True)
+class Section:
+    """One picture on the page, with the command that makes it again."""
+
+    title: str
+    file: str
+    command: str
+    rows: tuple[dict[str, Any], ...] = ()
 
 
 def demo(*, out: Path = Path("demo"), threads: int | None = None, force: bool = False) -> None:
-    """Show what the bundled generator can do: a sample grid, its axes, films of the five strongest, and a page.
+    """Show what the bundled generator can do: samples, its axes, films, and what other methods find in it.
 
     Args:
         out: the folder to write.
@@ -39,19 +61,27 @@ def demo(*, out: Path = Path("demo"), threads: int | None = None, force: bool = 
     print(f"{generator.name}: an EigenGAN of {generator.resolution} px; its own axes, the deepest layer first:\n")
     axes = find_directions("eigen", generator)
     print(as_table(_short(axes)))
+    found = {name: _discover(generator, name) for name in DISCOVERED}
+    alike = _alike({"eigen": axes, **found})
+    print(
+        f"\nhow alike are the methods' directions (mean matched |cos|, beside what chance gives)?\n\n{as_table(alike)}"
+    )
     sections = [
-        _samples(generator, out, force),
-        _sheet(generator, axes, out, force),
-        *_films(generator, axes, out, force),
+        _side_by_side(generator, axes, found, out),
+        _samples(generator, out),
+        _sheet(generator, axes, out),
+        *_films(generator, axes, out),
+        *(_strips(generator, name, directions, out) for name, directions in found.items()),
     ]
-    write_text(out / "index.html", _page(generator, axes, sections), force=force)
+    write_text(out / "index.html", _page(generator, axes, sections, alike), force=True)
     print(f"\n{out / 'index.html'} shows it all ({time.monotonic() - began:.0f} s). Next:")
     print("  eigenlens traverse toonfaces --axis L3D1 --out strip.png          one axis on eight faces")
     print('  eigenlens edit toonfaces --seed 3 --move "L3D1 by 3" --before     one face, moved')
+    print("  eigenlens discover toonfaces --method sefa --sheet sefa.png       directions of another method")
     print("  eigenlens train --data FOLDER_OF_IMAGES --preset cpu-64           an EigenGAN of your own images")
 
 
-def _short(axes: Directions) -> list[dict[str, object]]:
+def _short(axes: Directions) -> list[dict[str, Any]]:
     """Return the rows of the table that a newcomer reads: name, effect, shares."""
     rows = []
     for k, row in enumerate(figures(axes)):
@@ -69,27 +99,65 @@ def _short(axes: Directions) -> list[dict[str, object]]:
     return rows
 
 
-def _samples(generator: Generator, out: Path, force: bool) -> tuple[str, str, str]:
-    command = command_line("sample", GENERATOR, n=48, columns=12, out=out / "samples.png")
-    codes = generator.sample(48, seed=0)
-    picture = pictures.grid(generator.render(codes), columns=12)
-    pictures.save(picture, out / "samples.png", recipe={"version": 1, "command": command}, force=force)
-    return ("Samples", "samples.png", command)
+def _discover(generator: Generator, name: str) -> Directions:
+    found = METHODS[name](**DISCOVERED[name]).fit(generator, seed=0)
+    return calibrate(generator, found, n=32, limit_samples=256, limit_codes=8)
 
 
-def _sheet(generator: Generator, axes: Directions, out: Path, force: bool) -> tuple[str, str, str]:
-    command = command_line("traverse", GENERATOR, axis="all", seeds=0, out=out / "axes.png")
-    steps = torch.linspace(*RANGE, STEPS).tolist()
-    codes = generator.sample(1, seed=0)
-    images = torch.cat([traverse(generator, codes, axes, name, steps) for name in axes.names])
-    title = f"{generator.name}  seed 0"
-    write_walk(
-        images, out / "axes.png", labels=list(axes.names), steps=steps, title=title, command=command, force=force
+def _alike(sets: Mapping[str, Directions]) -> list[dict[str, Any]]:
+    """Return the rows of a matrix: for each pair of methods the mean matched |cos|, and what chance gives."""
+    rows = []
+    for a, one in sets.items():
+        row: dict[str, Any] = {"": a}
+        for b, other in sets.items():
+            if a == b:
+                row[b] = "-"
+            else:
+                result = similarity(one, other)
+                row[b] = f"{result.mean:.2f} ({result.null:.2f})"
+        rows.append(row)
+    return rows
+
+
+def _side_by_side(generator: Generator, axes: Directions, found: Mapping[str, Directions], out: Path) -> Section:
+    """Show the two strongest axes of each method on one face."""
+    two = [each[each.effect.argsort(descending=True)[:2].tolist()] for each in (axes, *found.values())]
+    plain = [each.with_figures(fields={}) for each in two]
+    mixed = concatenate(plain)
+    mixed.save(out / "mixed.safetensors", force=True)
+    command = command_line(
+        "traverse", GENERATOR, axis="all", directions=out / "mixed.safetensors", seeds=SEED, out=out / "methods.png"
     )
-    return ("Every axis, -4σ to +4σ", "axes.png", command)
+    images, steps = _walked(generator, mixed)
+    title = f"{generator.name}, seed {SEED}: the two strongest axes of each method"
+    write_walk(
+        images, out / "methods.png", labels=list(mixed.names), steps=steps, title=title, command=command, force=True
+    )
+    return Section("Axes of four methods on one face", "methods.png", command)
 
 
-def _films(generator: Generator, axes: Directions, out: Path, force: bool) -> list[tuple[str, str, str]]:
+def _walked(generator: Generator, directions: Directions) -> tuple[torch.Tensor, list[float]]:
+    steps = torch.linspace(*RANGE, STEPS).tolist()
+    codes = sample_seeds(generator, [SEED])
+    return torch.cat([traverse(generator, codes, directions, name, steps) for name in directions.names]), steps
+
+
+def _samples(generator: Generator, out: Path) -> Section:
+    command = command_line("sample", GENERATOR, n=48, columns=12, truncation=0.7, out=out / "samples.png")
+    picture = pictures.grid(generator.render(generator.sample(48, seed=0, truncation=0.7)), columns=12)
+    pictures.save(picture, out / "samples.png", recipe={"version": 1, "command": command}, force=True)
+    return Section("Samples", "samples.png", command)
+
+
+def _sheet(generator: Generator, axes: Directions, out: Path) -> Section:
+    command = command_line("traverse", GENERATOR, axis="all", seeds=SEED, out=out / "axes.png")
+    images, steps = _walked(generator, axes)
+    title = f"{generator.name}  seed {SEED}"
+    write_walk(images, out / "axes.png", labels=list(axes.names), steps=steps, title=title, command=command, force=True)
+    return Section("Every axis of its own, -4σ to +4σ", "axes.png", command)
+
+
+def _films(generator: Generator, axes: Directions, out: Path) -> list[Section]:
     strongest = [axes.names[k] for k in axes.effect.argsort(descending=True)[:N_FILMS].tolist()]
     steps = torch.linspace(*RANGE, FRAMES).tolist()
     codes = sample_seeds(generator, list(range(8)))
@@ -98,24 +166,38 @@ def _films(generator: Generator, axes: Directions, out: Path, force: bool) -> li
         file = f"{name}.gif"
         command = command_line("traverse", GENERATOR, axis=name, seeds="0-7", out=out / file)
         images = traverse(generator, codes, axes, name, steps)
-        write_walk(images, out / file, labels=[], steps=steps, title="", command=command, force=force)
-        sections.append((f"Axis {name}", file, command))
+        write_walk(images, out / file, labels=[], steps=steps, title="", command=command, force=True)
+        sections.append(Section(f"Axis {name}", file, command))
     return sections
 
 
-def _page(generator: Generator, axes: Directions, sections: list[tuple[str, str, str]]) -> str:
-    rows = _short(axes)
+def _strips(generator: Generator, name: str, found: Directions, out: Path) -> Section:
+    file, settings = f"{name}.png", DISCOVERED[name]
+    command = command_line("discover", GENERATOR, method=name, **settings, sheet_seeds=SEED, sheet=out / file)
+    picture = sheet(generator, found, sample_seeds(generator, [SEED]), title=f"{generator.name}  {name}")
+    pictures.save(picture, out / file, recipe={"version": 1, "command": command}, force=True)
+    return Section(f"What {name} finds, within its limits", file, command, tuple(figures(found)))
+
+
+def _table(rows: list[dict[str, Any]] | tuple[dict[str, Any], ...]) -> str:
     head = "".join(f"<th>{html.escape(name)}</th>" for name in rows[0])
     body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row.values()) + "</tr>" for row in rows
+        "<tr>"
+        + "".join(f"<td>{'-' if cell is None else html.escape(str(cell))}</td>" for cell in row.values())
+        + "</tr>"
+        for row in rows
     )
-    figures = "".join(
-        f"<figure><figcaption>{html.escape(title)}</figcaption>"
-        f'<a href="{file}"><img src="{file}" alt="{html.escape(title)}"></a>'
-        f"<code>{html.escape(command)}</code></figure>"
-        for title, file, command in sections
+    return f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _page(generator: Generator, axes: Directions, sections: list[Section], alike: list[dict[str, Any]]) -> str:
+    shown = "".join(
+        f"<figure><figcaption>{html.escape(each.title)}</figcaption>"
+        f'<a href="{each.file}"><img src="{each.file}" alt="{html.escape(each.title)}"></a>'
+        f"<code>{html.escape(each.command)}</code>{_table(each.rows) if each.rows else ''}</figure>"
+        for each in sections
     )
-    return _PAGE.format(name=html.escape(generator.name), head=head, body=body, figures=figures)
+    return _PAGE.format(name=html.escape(generator.name), axes=_table(_short(axes)), alike=_table(alike), figures=shown)
 
 
 _PAGE = """<!doctype html>
@@ -141,6 +223,9 @@ below came out of the training. Each picture stands over the command that makes 
 <h2>The axes in figures</h2>
 <p>The effect is the mean change of a pixel (root mean square, in units of [-1, 1]) from -½σ to +½σ. The share of |L|
 is what papers print as importance; beside it stands that share before training, from which it hardly moves.</p>
-<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>
+{axes}
+<h2>How alike are the methods?</h2>
+<p>Mean |cos| of the best matching between two sets of directions, and in brackets what random directions give.</p>
+{alike}
 </body></html>
 """

@@ -41,8 +41,9 @@ class Directions:
     """K straight ways to move inside a Space. A file of them is never changed: each operation gives a new one.
 
     Args:
-        vectors: [k, slots, dim], or [k, 1, dim], which broadcasts over the slots. Rows that are not zero have
-            root mean square norm 1, so that a broadcast vector and its copies in every slot are the same direction.
+        vectors: [k, slots, dim], or [k, 1, dim], which broadcasts over the slots. In σ, rows that are not zero have
+            root mean square norm 1 (`unit_norm`), so that a broadcast vector and its copies in every slot are the
+            same direction; raw vectors have the length that they were published with.
         space: name of the space they live in.
         names: one each, all different.
         layers: the layer range that each acts on by default.
@@ -82,18 +83,25 @@ class Directions:
         if not torch.isfinite(self.vectors).all():
             raise UserError("some vectors hold NaN or infinity; a direction is finite")
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731  the dataclass is frozen
+        put("vectors", self.vectors.float())  # codes are float32, whatever precision a method worked in
         put("names", tuple(self.names))
         put("layers", tuple(self.layers) or ("all",) * k)
         for name in FIGURES:
             given = getattr(self, name)
             put(name, torch.full((k,), math.nan) if given is None else torch.as_tensor(given, dtype=torch.float32))
-        put("limits", torch.full((k, 2), math.nan) if self.limits is None else self.limits)
-        for name in (*FIGURES, "names", "layers", "limits"):
+        given = self.limits
+        put("limits", torch.full((k, 2), math.nan) if given is None else torch.as_tensor(given, dtype=torch.float32))
+        for name in ("names", "layers"):
             if len(getattr(self, name)) != k:
                 raise UserError(f"{len(getattr(self, name))} {name} came for {k} directions; give one each")
-        for name, figure in self.fields.items():
-            if len(figure) != k:
-                raise UserError(f"{len(figure)} values of {name} came for {k} directions; give one each")
+            if not all(isinstance(each, str) and each for each in getattr(self, name)):
+                raise UserError(f"the {name} of directions are texts that are not empty; {getattr(self, name)} came")
+        figures = {name: getattr(self, name) for name in FIGURES} | dict(self.fields)
+        for name, figure in figures.items():
+            if tuple(figure.shape) != (k,):
+                raise UserError(f"{name} of shape {list(figure.shape)} came for {k} directions; give one number each")
+        if tuple(self.limits.shape) != (k, 2):
+            raise UserError(f"limits of shape {list(self.limits.shape)} came for {k} directions; give two numbers each")
         twice = sorted({name for name in self.names if self.names.count(name) > 1})
         if twice:
             raise UserError(f"the name {twice[0]!r} stands for more than one direction; rename one of them")
@@ -118,7 +126,7 @@ class Directions:
         """
         if isinstance(which, str) and which in self.names:
             return self.names.index(which)
-        if isinstance(which, str) and which.lstrip("-").isdecimal():
+        if isinstance(which, str) and which.removeprefix("-").isdecimal():
             which = int(which)
         if isinstance(which, str):
             raise unknown_name("direction", which, self.names)
@@ -193,11 +201,32 @@ class Directions:
         """Return σ of each direction, computed from the covariance of `space` where it is not known: [k]."""
         if self.sigma.isfinite().all():
             return self.sigma
-        return torch.where(self.sigma.isfinite(), self.sigma, standard_deviation(self.vectors, space).float())
+        computed = standard_deviation(unit_norm(self.vectors), space).to(self.sigma)
+        return torch.where(self.sigma.isfinite(), self.sigma, computed)
+
+    def units_per_sigma(self, space: Space) -> Tensor:
+        """Return how many units of strength one σ is, [k]: ones, except for raw directions."""
+        if self.unit == "sigma":
+            return torch.ones(len(self))
+        return self.known_sigma(space) / row_norm(self.vectors).to(self.sigma)
 
     def in_sigma(self, space: Space) -> Directions:
-        """Return the same directions with strengths in σ of `space`."""
-        return replace(self, unit="sigma", sigma=self.known_sigma(space))
+        """Return the same directions with strengths, limits included, in σ of `space`."""
+        if self.unit == "sigma":
+            return replace(self, sigma=self.known_sigma(space))
+        return replace(
+            self,
+            vectors=unit_norm(self.vectors),
+            unit="sigma",
+            sigma=self.known_sigma(space),
+            limits=self.limits / self.units_per_sigma(space)[:, None],
+        )
+
+    def in_raw(self) -> Directions:
+        """Return the same directions with strengths, limits included, in multiples of the vectors."""
+        if self.unit == "raw":
+            return self
+        return replace(self, unit="raw", limits=self.limits * self.sigma[:, None])
 
     def move(
         self,
@@ -236,7 +265,7 @@ class Directions:
         """Return where each code stands along one direction, ⟨code - mean, v⟩ / σ, in `unit`: [batch]."""
         step = self.unit_step(codes.space, which, layers).to(codes.latent)
         offset = codes.latent - codes.space.mean.to(codes.latent)  # [batch, slots or 1, dim]
-        return (offset * step).sum((1, 2)) * _slots_shared(codes) / _positive(step.square().sum())
+        return (offset * step).sum((1, 2)) / _positive(step.square().sum())
 
     def walk(
         self,
@@ -270,6 +299,32 @@ class Directions:
         """Return the limits of one direction, or ±`default` where they are not known."""
         low, high = self.limits[self.index(which)].tolist()
         return (low if math.isfinite(low) else -default, high if math.isfinite(high) else default)
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return one row a direction of what is known of it, plain data for tables and JSON; None where it is not.
+
+        Returns:
+            Rows of `index`, `name`, `layers`, `sigma`, `effect`, `low` and `high` (the limits), `importance`, and
+            `quality`, which is `split_half`, or `agreement` where that is not known.
+        """
+        quality = torch.where(self.split_half.isfinite(), self.split_half, self.agreement)
+        columns = {
+            "sigma": self.sigma,
+            "effect": self.effect,
+            "low": self.limits[:, 0],
+            "high": self.limits[:, 1],
+            "importance": self.importance,
+            "quality": quality,
+        }
+        plain = {
+            name: [each if math.isfinite(each) else None for each in column.tolist()]
+            for name, column in columns.items()
+        }
+        return [
+            {"index": row, "name": self.names[row], "layers": self.layers[row]}
+            | {name: column[row] for name, column in plain.items()}
+            for row in range(len(self))
+        ]
 
     # changing
 
@@ -323,7 +378,7 @@ class Directions:
         }
         plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         with written_beside(path, force=force) as beside:
-            save_file(plain, beside, metadata={"eigenlens": json.dumps(header, ensure_ascii=False)})
+            save_file(plain, beside, metadata={"eigenlens": json.dumps(header, ensure_ascii=False, default=str)})
         return path
 
     @classmethod
@@ -338,20 +393,8 @@ class Directions:
         Raises:
             UserError: where the file is not of this kind, or belongs to another generator.
         """
-        from safetensors import SafetensorError, safe_open
-
         path = Path(path)
-        if not path.is_file():
-            raise UserError(f"{path} does not exist; give a .safetensors file of directions")
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = json.loads((file.metadata() or {}).get("eigenlens", "{}"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-        except (SafetensorError, ValueError, OSError) as error:
-            raise UserError(f"{path} is no file of directions: {error}") from error
-        if not isinstance(header, dict) or header.get("format") != FORMAT:
-            found = header.get("format") if isinstance(header, dict) else None
-            raise UserError(f"{path} is in format {found!r}; this version reads {FORMAT!r}")
+        header, tensors = _read_file(path)
         try:
             directions = cls(
                 vectors=tensors["vectors"],
@@ -370,6 +413,8 @@ class Directions:
             )
         except KeyError as error:
             raise UserError(f"{path} lacks {error.args[0]!r}; it was not written whole") from error
+        except UserError as error:
+            raise UserError(f"{path} holds no usable directions: {error}") from error
         if generator is not None:
             directions.check_generator(generator, foreign=foreign, source=str(path))
         return directions
@@ -385,9 +430,31 @@ class Directions:
         )
 
 
-def _slots_shared(codes: Codes) -> int:
-    """Return how many slots one stored slot stands for."""
-    return codes.space.slots if codes.latent.shape[1] == 1 else 1
+_HEADER = {
+    "space": str, "names": list, "layers": list, "unit": str, "generator": dict, "method": str, "arguments": dict,
+    "seed": int, "version": str,
+}  # fmt: skip
+
+
+def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read the header and the tensors of a file that `Directions.save` wrote, and check the header's kinds."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; give a .safetensors file of directions")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("eigenlens", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+    except (SafetensorError, ValueError, OSError, RecursionError) as error:  # brackets nested a hundred thousand deep
+        raise UserError(f"{path} is no file of directions: {error}") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        found = header.get("format") if isinstance(header, dict) else None
+        raise UserError(f"{path} is in format {found!r}; this version reads {FORMAT!r}")
+    for key, kind in _HEADER.items():
+        if key in header and not isinstance(header[key], kind):
+            raise UserError(f"{path} holds a {type(header[key]).__name__} as {key!r} where a {kind.__name__} belongs")
+    return header, tensors
 
 
 def _narrow(step: Tensor, codes: Codes) -> Tensor:
@@ -410,8 +477,8 @@ def _positive(value: Tensor) -> Tensor:
 # --- making -----------------------------------------------------------------------------------------------------------
 
 
-def unit_norm(vectors: Tensor) -> Tensor:
-    """Scale each direction so that its non-zero rows have root mean square norm 1: [k, slots, dim].
+def row_norm(vectors: Tensor) -> Tensor:
+    """Return the root mean square norm of the rows of each direction that are not zero: [k].
 
     Raises:
         UserError: on a direction that is zero.
@@ -420,7 +487,16 @@ def unit_norm(vectors: Tensor) -> Tensor:
     active = (norms > 0).sum(1)
     if (active == 0).any():
         raise UserError(f"direction {int((active == 0).nonzero()[0])} is zero; it leads nowhere")
-    return vectors / (norms.square().sum(1) / active).sqrt()[:, None, None]
+    return (norms.square().sum(1) / active).sqrt()
+
+
+def unit_norm(vectors: Tensor) -> Tensor:
+    """Scale each direction so that its non-zero rows have root mean square norm 1: [k, slots, dim].
+
+    Raises:
+        UserError: on a direction that is zero.
+    """
+    return vectors / row_norm(vectors)[:, None, None]
 
 
 def fixed_signs(vectors: Tensor) -> Tensor:
@@ -431,11 +507,24 @@ def fixed_signs(vectors: Tensor) -> Tensor:
 
 
 def standard_deviation(vectors: Tensor, space: Space) -> Tensor:
-    """Return σ of each direction, √(vᵀ C v) with the space's covariance C, averaged over its non-zero rows: [k]."""
-    covariance = space.covariance.to(vectors)
-    variance = torch.einsum("ksd,de,kse->ks", vectors, covariance, vectors)
+    """Return σ of each direction: the standard deviation of the space along it, in multiples of the vector, [k].
+
+    With one slot it is √(vᵀCv). Where all slots of a code hold the same w (w+), it is the root mean square of that
+    over the rows v_s that are not zero. Where slots are drawn one by one (a z in chunks), it is √(aᵀCa) with the
+    whole code's covariance and a the whole vector at length 1: √(Σ v_sᵀCv_s) over the number of rows.
+    In all cases a broadcast vector's coordinate ⟨code - mean, v⟩ / σ has standard deviation 1.
+
+    Args:
+        vectors: [k, slots or 1, dim], of unit norm as `unit_norm` has it.
+        space: where they live.
+    """
+    is_drawn_by_slot = space.slots > 1 and space.broadcast_of is None
+    if is_drawn_by_slot:
+        vectors = vectors.expand(-1, space.slots, -1)
+    variance = torch.einsum("ksd,de,kse->ks", vectors, space.covariance.to(vectors), vectors)
     active = (vectors.abs().amax(2) > 0).sum(1).clamp(min=1)
-    return (variance.sum(1) / active).clamp(min=0).sqrt()
+    total = variance.sum(1).clamp(min=0)
+    return total.sqrt() / active if is_drawn_by_slot else (total / active).sqrt()
 
 
 def concatenate(pieces: Sequence[Directions]) -> Directions:

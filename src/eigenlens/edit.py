@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,10 @@ class Move:
             raise UserError(
                 f"the move along {self.name!r} needs either 'by', a distance, or 'to', a coordinate; give one of them"
             )
+        if not math.isfinite(self.by if self.to is None else self.to):  # type: ignore[arg-type]
+            raise UserError(f"the move along {self.name!r} is not finite; give a number")
+        if self.unit not in (None, "sigma", "raw"):
+            raise UserError(f"unit {self.unit!r} of the move along {self.name!r} is not known; allowed: sigma, raw")
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,7 @@ def _check_keys(value: Any, known: set[str], what: str) -> None:
         raise UserError(f"{what} has no {unknown[0]!r}; it takes {', '.join(sorted(known))}")
 
 
+_LARGEST = 2**53  # whole numbers up to here survive every JSON reader
 _KINDS = {"float": (int, float), "int": (int,), "str": (str,)}
 
 
@@ -136,7 +142,7 @@ def _build(kind: Any, value: Any, what: str) -> Any:
         allowed = tuple(k for word, kinds in _KINDS.items() if word in annotation for k in kinds)
         allowed += (str,) if "Literal" in annotation else ()
         fits = (given is None and "None" in annotation) or (isinstance(given, allowed) and not isinstance(given, bool))
-        if not fits or (isinstance(given, float) and given != given):
+        if not fits or (isinstance(given, int | float) and not abs(given) <= _LARGEST):  # NaN is not, either
             raise UserError(f"{name!r} of {what} is {given!r}; {annotation.replace(' | None', '')} is wanted")
     missing = [f.name for f in fields.values() if f.default is dataclasses.MISSING and f.name not in value]
     if missing:
@@ -181,38 +187,45 @@ def move_codes(generator: Generator, codes: Codes, moves: tuple[Move, ...], find
     Raises:
         UserError: where the `to` moves contradict each other, or a direction does not fit.
     """
-    found = []
     for move in moves:
-        directions = find(move.directions)
-        layers = move.layers or directions.layers[directions.index(move.name)]
-        codes = directions.host(generator, codes, layers=layers)
-        if move.unit == "sigma":
-            directions = directions.in_sigma(codes.space)
-        elif move.unit == "raw":
-            directions = directions.with_figures(unit="raw")
-        found.append((move, directions))
-    for move, directions in found:
         if move.by is not None:
+            directions = _in_unit(find(move.directions), move, generator)
+            codes = directions.host(generator, codes, layers=move.layers or _own_layers(directions, move))
             codes = directions.move(codes, move.name, by=move.by, layers=move.layers)
-    wanted = [(move, directions) for move, directions in found if move.to is not None]
+    wanted = [(m, _in_unit(find(m.directions), m, generator)) for m in moves if m.to is not None]
+    for move, directions in wanted:
+        codes = directions.host(generator, codes, layers=move.layers or _own_layers(directions, move))
     return _reach(codes, wanted) if wanted else codes
+
+
+def _own_layers(directions: Directions, move: Move) -> str:
+    return directions.layers[directions.index(move.name)]
+
+
+def _in_unit(directions: Directions, move: Move, generator: Generator) -> Directions:
+    if move.unit == "sigma":
+        return directions.in_sigma(generator.space(directions.space))
+    return directions.in_raw() if move.unit == "raw" else directions
 
 
 def _reach(codes: Codes, wanted: list[tuple[Move, Directions]]) -> Codes:
     """Solve for the amounts along all `to` directions that bring every code to all their coordinates."""
+    now = torch.stack([d.coordinates(codes, m.name, layers=m.layers) for m, d in wanted], dim=1).double()  # [batch, m]
     steps = torch.stack([d.unit_step(codes.space, m.name, m.layers) for m, d in wanted]).to(
         codes.latent
     )  # [m, slots, dim]
     flat = steps.flatten(1).double()  # [m, slots * dim]
-    gram = flat @ flat.T / flat.square().sum(1, keepdim=True)  # [m, m]: what one unit along j adds to coordinate i
-    if torch.linalg.cond(gram) > 1e6:
+    lengths = flat.norm(dim=1)
+    unit = flat / lengths[:, None].clamp(min=1e-30)
+    cosines = unit @ unit.T  # [m, m]: what a step of length 1 along j moves the code along i
+    if torch.linalg.cond(cosines) > 1e6:
         names = ", ".join(str(move.name) for move, _ in wanted)
         raise UserError(
             f"the moves to coordinates of {names} contradict each other: their directions depend on one another"
         )
-    now = torch.stack([d.coordinates(codes, m.name, layers=m.layers) for m, d in wanted], dim=1).double()  # [batch, m]
     goal = torch.tensor([float(m.to) for m, _ in wanted if m.to is not None], dtype=torch.float64, device=now.device)
-    amounts = torch.linalg.solve(gram, (goal - now).T).T.to(codes.latent)  # [batch, m]
+    missing = (goal - now) * lengths  # [batch, m]: in lengths, so that a small σ beside a large one does no harm
+    amounts = (torch.linalg.solve(cosines, missing.T).T / lengths).to(codes.latent)  # [batch, m]
     change = torch.einsum("bm,msd->bsd", amounts, steps)
     if codes.latent.shape[1] == 1 and bool((steps == steps[:, :1]).all()):
         change = change[:, :1]

@@ -243,7 +243,7 @@ def measure_limits(
 
     It costs `n` images, and for each direction and side about 6 `n_codes` images (9 `n_codes` at most); what comes
     before the first layer that moves is computed once a chunk of 3 steps. With n=96 and n_codes=2, which a generator
-    of seconds an image can bear, limits scatter by about a quarter.
+    of seconds an image can bear, limits scatter by a quarter or more.
 
     Args:
         generator: whose range it is.

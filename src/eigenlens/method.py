@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -10,6 +11,7 @@ from . import __version__
 from .codes import Space
 from .directions import Directions, Provenance
 from .errors import UserError, unknown_name
+from .exchange import import_directions
 from .generator import Generator
 from .registry import Registry
 
@@ -18,7 +20,11 @@ METHODS = Registry(
     {
         "axes": "eigenlens.methods.baselines:Axes",
         "eigen": "eigenlens.methods.eigen:Eigen",
+        "ganspace": "eigenlens.methods.ganspace:GANSpace",
+        "jacobian": "eigenlens.methods.jacobian:Jacobian",
         "random": "eigenlens.methods.baselines:Random",
+        "sefa": "eigenlens.methods.sefa:SeFa",
+        "supervised": "eigenlens.methods.supervised:Supervised",
     },
 )
 """Name -> the method. A new one is one file under `methods/` and one line here."""
@@ -46,8 +52,20 @@ class Method(Protocol):
 
 
 def provenance(method: Any, generator: Generator, seed: int) -> Provenance:
-    """Return what directions remember of the fit that made them."""
-    return Provenance(generator.identity(), method.name, dataclasses.asdict(method), seed, __version__)
+    """Return what directions remember of the fit that made them; a function among the fields by its name."""
+    arguments = {field.name: _plain(getattr(method, field.name)) for field in dataclasses.fields(method)}
+    return Provenance(generator.identity(), method.name, arguments, seed, __version__)
+
+
+def _plain(value: Any) -> Any:
+    """Return a field of a method as it goes into JSON."""
+    if dataclasses.is_dataclass(value) and not callable(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if callable(value):
+        return getattr(value, "name", None) or getattr(value, "__qualname__", type(value).__qualname__)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    return value
 
 
 def chosen_space(generator: Generator, name: str | None) -> Space:
@@ -59,7 +77,8 @@ def find_directions(source: str, generator: Generator, *, foreign: bool = False)
     """Return the directions that `source` names for `generator`.
 
     Args:
-        source: a `.safetensors` file, or the name of a method, which is run with its defaults and seed 0.
+        source: a file of directions, ours or another tool's, or the name of a method, which is run with its defaults
+            and seed 0.
         generator: the generator to use them with.
         foreign: whether directions of another generator are welcome.
 
@@ -68,7 +87,9 @@ def find_directions(source: str, generator: Generator, *, foreign: bool = False)
     """
     path = Path(source)
     if path.suffix or path.exists():
-        return Directions.load(path, generator=generator, foreign=foreign)
+        if path.suffix == ".safetensors":
+            return Directions.load(path, generator=generator, foreign=foreign)
+        return import_directions(path, generator)
     if source not in METHODS:
         raise unknown_name("method or file of directions", source, METHODS)
     return METHODS[source]().fit(generator, seed=0)
@@ -78,3 +99,9 @@ def check_count(n_directions: int, dim: int) -> None:
     """Raise UserError unless 1 <= n_directions <= dim."""
     if not 1 <= n_directions <= dim:
         raise UserError(f"{n_directions} directions were asked for; this space has room for 1-{dim}")
+
+
+def check_layers(generator: Generator, space: Space, layers: str) -> None:
+    """Raise UserError unless codes of `space`, or of the space that repeats them in every slot, have these layers."""
+    wider = [each for each in generator.spaces.values() if each.broadcast_of == space.name]
+    (wider[0] if wider and layers != "all" else space).picked(layers)

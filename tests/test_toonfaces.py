@@ -1,0 +1,66 @@
+"""The bundled generator: it is there, small, honest about itself, and its axes live."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import eigenlens
+from eigenlens.cli import main
+from eigenlens.effect import rms_change
+from eigenlens.generator import Generator
+
+FOLDER = Path(eigenlens.__file__).parent / "assets" / "toonfaces"
+
+
+@pytest.fixture(scope="module")
+def toonfaces() -> Generator:
+    return eigenlens.load_generator("toonfaces", device="cpu")
+
+
+def test_it_is_small_and_says_how_it_was_trained() -> None:
+    assert (FOLDER / "model.safetensors").stat().st_size <= 8e6
+    config = json.loads((FOLDER / "config.json").read_text("utf-8"))
+    assert config["network"]["resolution"] == 64
+    assert config["network"]["noise_dim"] == 128
+    card = (FOLDER / "README.md").read_text("utf-8")
+    assert "CC BY 4.0" in card
+    log = (FOLDER / "metrics.jsonl").read_text("utf-8").splitlines()
+    assert max(json.loads(line).get("kimg", 0) for line in log) >= 300
+
+
+def test_its_images_are_like_the_data(toonfaces: Generator) -> None:
+    from eigenlens.images import from_uint8
+
+    with np.load(FOLDER.parent / "toonfaces.npz") as file:
+        real = from_uint8(file["images"][:512])
+    fake = toonfaces.render(toonfaces.sample(512, seed=0))
+    assert (real.mean(0) - fake.mean(0)).square().mean().sqrt() < 0.15
+    assert float(fake.std(0).mean()) == pytest.approx(float(real.std(0).mean()), rel=0.25)
+    noise = rms_change(fake[:-1], fake[1:]).mean()
+    assert noise > 0.2, "samples hardly differ"
+
+
+def test_ten_axes_live(toonfaces: Generator) -> None:
+    axes = eigenlens.METHODS["eigen"]().fit(toonfaces)
+    assert len(axes) == 24
+    assert int((axes.effect > 0.02).sum()) >= 10
+    assert torch.isfinite(axes.effect).all()
+
+
+@pytest.mark.slow
+def test_the_demo_makes_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "demo"
+    assert main(["demo", "--out", str(out)]) == 0
+    page = (out / "index.html").read_text("utf-8")
+    pictures = sorted(path.name for path in out.iterdir() if path.suffix in (".png", ".gif"))
+    assert sum(name.endswith(".gif") for name in pictures) == 5
+    assert {"samples.png", "axes.png", "methods.png", "sefa.png", "ganspace.png", "jacobian.png"} <= set(pictures)
+    assert all(f'src="{name}"' in page for name in pictures)
+    assert "eigenlens traverse toonfaces" in page
+    assert "Next:" in capsys.readouterr().out
+    assert main(["demo", "--out", str(out)]) == 2  # it does not write over itself
