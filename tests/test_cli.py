@@ -176,3 +176,45 @@ def test_words_are_parsed() -> None:
             parse_seeds(bad)
     with pytest.raises(UserError):
         parse_range("a:b", 3)
+
+
+def test_discover_saves_what_others_read(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, sheet, mixed = tmp_path / "sefa.safetensors", tmp_path / "sefa.png", tmp_path / "mixed.safetensors"
+    words = ["discover", model, "--method", "sefa", "--n-directions", "4", "--measure", "effect"]
+    assert main([*words, "--out", str(out), "--sheet", str(sheet)]) == 0
+    table = capsys.readouterr().out
+    assert "sefa-3" in table
+    assert "sefa-4" not in table
+    assert (
+        main(["traverse", model, "--axis", "sefa-1", "--directions", str(out), "--out", str(tmp_path / "a.png")]) == 0
+    )
+    capsys.readouterr()
+    words = ["directions", str(out), "eigen", "--generator", model, "--keep", "0-1,L2D1", "--rename", "sefa-0=shade"]
+    assert main([*words, "--flip", "sefa-1", "--out", str(mixed)]) == 0
+    assert "shade" in capsys.readouterr().out
+    assert main(["similarity", str(mixed), "eigen", "--generator", model]) == 0
+    assert "by chance" in capsys.readouterr().out
+    assert main(["decompose", str(out), "--into", "eigen", "--generator", model, "--k", "2"]) == 0
+    assert "share" in capsys.readouterr().out
+    assert main(["codebook", str(out), "eigen", "--generator", model, "--n", "3"]) == 0
+    assert "code-2" in capsys.readouterr().out
+    words = ["directions", str(mixed), "--generator", model, "--compose", "both=0.5*shade+1*L2D1"]
+    assert main([*words, "--out", str(tmp_path / "both.npz"), "--format", "ganspace"]) == 0
+    capsys.readouterr()
+    assert main(["directions", str(tmp_path / "both.npz"), "--generator", model]) == 0
+    assert "both" in capsys.readouterr().out
+
+
+def test_discover_knows_the_flags_of_its_method(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["discover", model, "--method", "ganspace", "--n-samlpes", "9"]) == 2
+    assert "did you mean --n-samples?" in capsys.readouterr().err
+    assert main(["discover", model, "--method", "ganspac"]) == 2
+    assert "Did you mean 'ganspace'?" in capsys.readouterr().err
+
+
+def test_convert_writes_our_format(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["convert", model, str(tmp_path / "ours")]) == 0
+    assert main(["info", str(tmp_path / "ours"), "--json"]) == 0
+    assert main(["convert", model, str(tmp_path / "ours")]) == 2
+    assert main(["info", model, "--option", "activation"]) == 2
+    assert "NAME=VALUE" in capsys.readouterr().err

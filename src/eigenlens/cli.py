@@ -29,6 +29,7 @@ SUMMARIES = {
     "similarity": "compare two sets of directions",
     "decompose": "say what directions are made of",
     "codebook": "pool directions of several methods into primitives",
+    "presets": "make published edits into named directions of a generator",
     "convert": "write a foreign generator in our format",
     "train": "train an EigenGAN on images of your own",
 }
@@ -48,6 +49,7 @@ COMMANDS = Registry(
         "similarity": "eigenlens.commands.discovery:similarity",
         "decompose": "eigenlens.commands.discovery:decompose",
         "codebook": "eigenlens.commands.discovery:codebook",
+        "presets": "eigenlens.commands.discovery:presets",
         "convert": "eigenlens.commands.anatomy:convert",
         "train": "eigenlens.commands.training:train",
     },

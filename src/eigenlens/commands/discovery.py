@@ -16,6 +16,7 @@ from ..exchange import export_directions
 from ..files import refuse_existing
 from ..generator import Generator
 from ..method import METHODS, find_directions
+from ..presets import load_presets, named_directions
 from ..sheet import sheet as draw_sheet
 from .words import HERE, Machine, as_table, command_line, figures, option, parse_seeds, sample_seeds, specialised
 
@@ -286,3 +287,44 @@ def codebook(
     print(as_table(table))
     if out is not None:
         print(found.save(out, force=force))
+
+
+def presets(
+    source: Positional[str],
+    /,
+    *,
+    generator: str,
+    components: str = "ganspace",
+    out: Path | None = None,
+    foreign: bool = False,
+    machine: Machine = HERE,
+    force: bool = False,
+) -> None:
+    """Make published edits (component, layer range, strength) into named directions of a generator.
+
+    Args:
+        source: the name of a bundled file of presets, such as ffhq_ganspace, or a JSON file.
+        generator: the generator to use them with.
+        components: a file of the components that the presets number; by default GANSpace is run, a minute or two.
+        out: a .safetensors file for the named directions.
+        foreign: take components made for another generator.
+        machine: how the generator is opened.
+        force: replace a file that exists.
+    """
+    if out is not None:
+        refuse_existing(out, force=force)
+    wanted = load_presets(source)
+    g = machine.open(generator)
+    if components in METHODS:
+        most = max(preset.component for preset in wanted) + 1
+        found = METHODS[components](n_directions=most).fit(g, seed=0)
+    else:
+        found = find_directions(components, g, foreign=foreign)
+    named = named_directions(wanted, found, g)
+    rows = [
+        {"name": preset.name, "component": preset.component, "layers": layers, "published σ": preset.sigma}
+        for preset, layers in zip(wanted, named.layers, strict=True)
+    ]
+    print(as_table(rows))
+    if out is not None:
+        print(named.save(out, force=force))
