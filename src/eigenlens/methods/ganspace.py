@@ -1,0 +1,521 @@
+"""GANSpace: principal components of what a generator makes of its codes (Härkönen et al., NeurIPS 2020, 2004.02546)."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import runtime
+from ..codes import Codes, Space
+from ..directions import Directions, fixed_signs, standard_deviation, unit_norm
+from ..errors import UserError
+from ..generator import Generator
+from ..method import check_layers, chosen_space, provenance
+from .linalg import (
+    Moments,
+    as_numpy,
+    eigen_descending,
+    gram,
+    halved_moments,
+    matched_cosines,
+    nystrom,
+    orthonormal,
+)
+
+LATENT_SAMPLES = 1_000_000
+FEATURE_SAMPLES = 20_000
+EXACT = 4096
+"""Features up to this length are decomposed by their exact covariance; longer ones by iterating with a block."""
+CHUNK = 2**23
+"""Most numbers in a chunk of rows."""
+CHUNK_ROWS = 16_384
+ICA_SAMPLES = 50_000
+
+
+@dataclass(frozen=True)
+class GANSpace:
+    """Principal components of w, or of a layer's features carried back to the latent by regression.
+
+    Where w exists and no layer is named, w itself is decomposed: one pass over the samples keeps their moments, and the
+    result is exact for them. A layer's features are decomposed by their exact covariance, or where they are long by
+    iteration with a block of twice the wanted width; the direction of a component is the regression of the latent on
+    it, from the same samples. A layer that is linear in the latent needs no samples: its components follow from its
+    matrix and the covariance of the latent, classes left aside, as they only shift such a layer.
+
+    `importance` is the share in the variance; σ along components of w is their standard deviation; `split_half`
+    compares two disjoint halves of the samples.
+
+    Source:
+        GANSpace, section 2. The authors estimate the components incrementally and regress on a second set of samples.
+    """
+
+    n_directions: int = 40
+    """How many at most; fewer where the space has fewer dimensions."""
+    n_samples: int | None = None
+    """Samples; by default 1,000,000 of w and 20,000 of features."""
+    at: str | None = None
+    """Layer whose features to decompose, or `image`; by default w, and the first layer where there is no w."""
+    layers: str = "all"
+    """Layer range in which the directions act."""
+    space: str | None = None
+    """Space of the directions; by default the generator's own default."""
+    label: int | str | None = None
+    """Class to draw samples of; by default all classes, pooled."""
+    rotation: Literal["none", "ica"] = "none"
+    """`ica` turns the components until they are independent (FastICA) and orders them by variance again."""
+    store: Literal["disk", "rerun"] = "disk"
+    """Long features are read three times: `disk` keeps them as float16 in a temporary file, `rerun` makes them anew."""
+    embed: Callable[[Tensor], Tensor] | None = None
+    """A function images [batch, channels, height, width] -> [batch, dim] to decompose instead of a layer."""
+    name: ClassVar[str] = "ganspace"
+
+    def fit(self, generator: Generator, *, seed: int = 0, run: Path | None = None) -> Directions:
+        """Decompose samples of `seed`; the temporary file of long features lies in `run` where it is given.
+
+        Raises:
+            UserError: on settings that contradict each other or the generator, and where the disk is too small.
+        """
+        self._check()
+        space = chosen_space(generator, self.space)
+        space = generator.space(space.broadcast_of) if space.broadcast_of else space
+        check_layers(generator, space, self.layers)
+        source = _Source(generator, space, self._place(generator, space), self.embed, self.label, seed)
+        n = self.n_samples or (LATENT_SAMPLES if source.place is None else FEATURE_SAMPLES)
+        matrix = source.linear_map()
+        if matrix is not None:
+            found = _from_matrix(matrix, source, self.n_directions)
+        elif source.dim <= EXACT:
+            found = _exact(source, n, self.n_directions)
+        else:
+            found = _blocks(source, n, self.n_directions, seed, self.store, run)
+        if self.rotation == "ica":
+            found = _independent(found, source, min(n, ICA_SAMPLES), seed)
+        return self._directions(found, source, generator, seed)
+
+    def _check(self) -> None:
+        if self.n_directions < 1 or (self.n_samples is not None and self.n_samples < 4):
+            raise UserError("n_directions is a whole number from 1, and n_samples one from 4")
+        if self.at is not None and self.embed is not None:
+            raise UserError("either a layer (at) or an embedding (embed) is decomposed; leave one of them out")
+        for value, allowed in ((self.rotation, ("none", "ica")), (self.store, ("disk", "rerun"))):
+            if value not in allowed:
+                raise UserError(f"{value!r} is not known; allowed: {', '.join(allowed)}")
+
+    def _place(self, generator: Generator, space: Space) -> str | None:
+        """Return the layer to decompose; None stands for the latent itself."""
+        if self.embed is not None or self.at == "image":
+            return "image"
+        if self.at is not None:
+            return generator.layers[generator.layer_index(self.at)].name
+        return generator.layers[0].name if space.name == generator.prior else None
+
+    def _directions(self, found: _Found, source: _Source, generator: Generator, seed: int) -> Directions:
+        vectors = fixed_signs(unit_norm(source.latent_shape(found.loadings)))
+        sigma = found.stdev if source.place is None else standard_deviation(vectors, source.space)
+        agreed = torch.full((len(vectors),), math.nan)
+        if found.halves is not None:
+            agreed = matched_cosines(found.loadings, *found.halves)
+        return Directions(
+            vectors,
+            source.space.name,
+            tuple(f"ganspace-{i}" for i in range(len(vectors))),
+            layers=(self.layers,) * len(vectors),
+            sigma=sigma,
+            importance=found.stdev.square() / found.variance,
+            split_half=agreed,
+            fields={"component_stdev": found.stdev.float(), **found.fields},
+            provenance=provenance(self, generator, seed),
+        )
+
+
+# --- where the samples come from --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Components, as every way of finding them gives them."""
+
+    stdev: Tensor
+    """Standard deviation of each component, [k]."""
+    loadings: Tensor
+    """Covariance of the latent with each component of standard deviation 1, [k, latent]: its regression on it."""
+    variance: float
+    """Of all features together."""
+    mean: Tensor
+    """Of the features, [dim]."""
+    basis: Tensor
+    """Components in the features, [k, dim], orthonormal."""
+    halves: tuple[Tensor, Tensor] | None
+    """Loadings from two disjoint halves of the samples."""
+    fields: dict[str, Tensor]
+    """Further figures, [k] each."""
+
+
+class _Source:
+    """The rows that are decomposed, and the latents that they come from."""
+
+    def __init__(
+        self,
+        generator: Generator,
+        space: Space,
+        place: str | None,
+        embed: Callable[[Tensor], Tensor] | None,
+        label: int | str | None,
+        seed: int,
+    ) -> None:
+        self.generator, self.space, self.place, self.embed, self.seed = generator, space, place, embed, seed
+        self.label = "random" if label is None and generator.label_names else label
+        latent, rows = self._batch(0, 1)
+        self.dim, self.slots = rows.shape[1], latent.shape[1] // space.dim
+        self.n_latent = latent.shape[1]
+
+    def latent_shape(self, flat: Tensor) -> Tensor:
+        """Return flat latents [k, slots * dim] as [k, slots, dim]."""
+        return flat.float().unflatten(1, (self.slots, self.space.dim))
+
+    def features(self, codes: Codes) -> Tensor:
+        """Return the rows [batch, dim] of codes."""
+        if self.place is None:
+            return codes.latent.flatten(1)
+        if self.place != "image":
+            return self.generator.features(codes, self.place).flatten(1).float()
+        images = self.generator(codes)
+        return (images if self.embed is None else self.embed(images)).flatten(1).float()
+
+    def _batch(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        codes = self.generator.sample(
+            stop - start, seed=self.seed, start=start, space=self.space.name, label=self.label
+        )
+        if self.place is None:
+            return codes.latent.flatten(1), codes.latent.flatten(1)
+        with torch.inference_mode():
+            return codes.latent.flatten(1), self.features(codes)
+
+    def chunks(self, n: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give latents [b, slots * dim] and rows [b, dim] of samples 0 to n, many at a time."""
+        size = max(64, min(CHUNK_ROWS, CHUNK // self.dim))
+        step = size if self.place is None else min(size, max(self.generator.batch_size, 2**20 // self.dim))
+        for start, stop in runtime.progress(list(runtime.batches(n, size)), what="ganspace", unit="chunk"):
+            pieces = [self._batch(start + low, start + high) for low, high in runtime.batches(stop - start, step)]
+            latents, rows = (torch.cat(each) if len(each) > 1 else each[0] for each in zip(*pieces, strict=True))
+            yield latents, rows
+
+    def linear_map(self) -> Tensor | None:
+        """Return J [dim, slots * dim] where the rows are J latent + constant, and None where they are not.
+
+        Five codes tell: f(a + b) and f(2a) are what they must be, and another class only shifts the rows.
+        """
+        wide = self.dim * self.n_latent > 2**26
+        if self.place in (None, "image") or self.embed is not None or wide or self.space.law.startswith("mapped"):
+            return None
+        label = 0 if self.generator.label_names else None
+        codes = self.generator.sample(2, seed=self.seed, space=self.space.name, label=label)
+        a, b = codes.latent
+        rows = torch.stack([torch.zeros_like(a), a, b, a + b, 2 * a])
+        with torch.inference_mode():
+            zero, at_a, at_b, at_sum, at_twice = self._at(rows, label).double()
+            scale = max(float((at_a - zero).abs().max()), 1e-12)
+            errors = [(at_sum - at_a - at_b + zero).abs().max(), (at_twice - 2 * at_a + zero).abs().max()]
+            if self.generator.label_names:
+                other = self._at(rows[:2], len(self.generator.label_names) - 1).double()
+                errors.append((other[1] - other[0] - at_a + zero).abs().max())
+            if max(float(error) for error in errors) > 1e-4 * scale:
+                return None
+            return self._matrix(a, zero, at_a)
+
+    def _at(self, latents: Tensor, label: int | None) -> Tensor:
+        labels = self.generator.encode_labels(label, len(latents))
+        return self.features(Codes(self.space, latents, labels))
+
+    def _matrix(self, a: Tensor, zero: Tensor, at_a: Tensor) -> Tensor:
+        """Read J from the generator's style matrix where that is it, and from the unit codes otherwise."""
+        for matrix in self._style_matrices():
+            weight = matrix.weight.to(zero)
+            inside = a[matrix.part.slot if self.slots > 1 else 0, matrix.part.start : matrix.part.stop].to(zero)
+            if len(weight) != self.dim or not torch.allclose(weight @ inside, at_a - zero, rtol=1e-3, atol=1e-5):
+                continue
+            full = torch.zeros(self.dim, self.n_latent)
+            start = matrix.part.start + (matrix.part.slot * self.space.dim if self.slots > 1 else 0)
+            full[:, start : start + weight.shape[1]] = weight
+            return full
+        units = torch.eye(self.n_latent).unflatten(1, (self.slots, self.space.dim))
+        label = 0 if self.generator.label_names else None
+        pieces = [self._at(units[low:high], label) for low, high in runtime.batches(self.n_latent, 64)]
+        return (torch.cat(pieces).cpu() - zero.cpu().float()).T
+
+    def _style_matrices(self) -> list:
+        from ..errors import Unsupported
+
+        try:
+            if self.generator.style_space.name != self.space.name:
+                return []
+            return list(self.generator.style_matrices("all").values())
+        except Unsupported:
+            return []
+
+
+# --- the ways to find components --------------------------------------------------------------------------------------
+
+
+def _from_matrix(matrix: Tensor, source: _Source, k: int) -> _Found:
+    """Find the components of J z from J and the covariance of z."""
+    root = torch.block_diag(*[_root(source.space.covariance)] * source.slots)  # [latent, latent]
+    values, frame = eigen_descending(root @ gram(matrix.double()) @ root)  # of the covariance of J z, as z sees it
+    k = min(k, int((values > 1e-10 * values[0]).sum()))
+    stdev, frame = values[:k].sqrt(), frame[:k]
+    basis = ((root @ frame.T / stdev).T.to(matrix) @ matrix.T).double()  # [k, dim]
+    mean = source.space.mean.repeat(source.slots)
+    return _Found(stdev, frame @ root, float(values.sum()), matrix @ mean, basis, None, {})
+
+
+def _root(covariance: Tensor) -> Tensor:
+    """Return the symmetric square root of a covariance."""
+    if bool((covariance == covariance.diagonal().diag()).all()):
+        return covariance.diagonal().double().sqrt().diag()
+    values, frame = torch.linalg.eigh(covariance.double())
+    return frame * values.clamp(min=0).sqrt() @ frame.T
+
+
+def _components(moments: Moments, k: int, *, of_itself: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return stdev [k], basis [k, dim] and loadings [k, targets] of moments; `of_itself`: the rows are the targets."""
+    values, basis = eigen_descending(moments.covariance(), k)
+    stdev = values.sqrt()
+    if of_itself:
+        return stdev, basis, basis * stdev[:, None]
+    return stdev, basis, basis @ moments.cross_covariance() / stdev.clamp(min=1e-30)[:, None]
+
+
+def _exact(source: _Source, n: int, k: int) -> _Found:
+    """Decompose the exact covariance of the samples, summed in one pass."""
+    of_itself = source.place is None
+    halves = None
+    for latents, rows in source.chunks(n):
+        halves = halved_moments(halves, rows.to(torch.float32), latents[:, :0] if of_itself else latents.to(rows))
+    assert halves is not None
+    both = halves[0] + halves[1]
+    covariance = both.covariance()
+    k = min(k, source.dim, source.n_latent, n - 1)
+    stdev, basis, loadings = _components(both, k, of_itself=of_itself)
+    split = tuple(_half_loadings(half, 2 * k, of_itself) for half in halves)
+    return _Found(stdev, loadings, float(covariance.trace()), both.mean, basis, (split[0], split[1]), {})
+
+
+def _half_loadings(half: Moments, k: int, of_itself: bool) -> Tensor:
+    values, basis = eigen_descending(
+        half.covariance().float(), min(k, len(half.total))
+    )  # float32 is enough for a cosine
+    if of_itself:
+        return basis
+    return basis.double() @ half.cross_covariance() / values.double().sqrt().clamp(min=1e-30)[:, None]
+
+
+def _blocks(source: _Source, n: int, k: int, seed: int, store: str, run: Path | None) -> _Found:
+    """Decompose long features without their covariance, in three readings that keep a block of twice the width.
+
+    Each reading multiplies the block, random at first, by the covariance; Nyström's approximation and the regression
+    come from the third.
+
+    Source:
+        Halko, Martinsson & Tropp, Finding structure with randomness, 2011, sections 4.5 and 5.4.
+    """
+    k = min(k, n - 1, source.n_latent)
+    width = min(max(2 * k, k + 40), n - 1, source.dim)
+    with _Rows(source, n, store, run) as rows:
+        start, mean, variance = _sketch(rows, width, seed)
+        image, _ = _times_covariance(rows, orthonormal(start.double()), mean)
+        block = orthonormal(image)
+        image, halves = _times_covariance(rows, block, mean)
+    values, components = nystrom(block, image / (n - 1))
+    stdev, components = values[:k].sqrt(), components[:k]  # [k], [k, dim]
+    both = halves[0] + halves[1]
+    seen = components @ block  # [k, width]
+    loadings = seen @ both.cross_covariance() / stdev[:, None]
+    split = (_half_loadings(halves[0], 2 * k, of_itself=False), _half_loadings(halves[1], 2 * k, of_itself=False))
+    centre = rows.shift.cpu().double() + rows.scale * mean
+    return _Found(rows.scale * stdev, loadings, rows.scale**2 * variance, centre, components, split, {})
+
+
+class _Rows:
+    """Rows that are read several times: kept in a temporary file that nobody sees, or made anew each time.
+
+    They come less the mean of the first ones and divided by their standard deviation, so that float16 holds them: its
+    rounding, 0.05 % of a number, is independent of the number and adds to every component alike.
+    """
+
+    def __init__(self, source: _Source, n: int, store: str, run: Path | None) -> None:
+        self.source, self.n, self.store, self.run = source, n, store, run
+        self.shift, self.scale = torch.zeros(source.dim), 1.0
+        self.file: Any = None
+        self.sizes: list[int] = []
+
+    def __enter__(self) -> _Rows:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.file is not None:
+            self.file.close()  # an unnamed file ends with its last handle, also where the fit is broken off
+
+    def first(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give latents and rows for the first time, and keep them where they are to be kept."""
+        if self.store == "disk":
+            self._check_room()
+            self.file = tempfile.TemporaryFile(dir=self.run)  # noqa: SIM115  closed by __exit__
+        for number, (latents, rows) in enumerate(self.source.chunks(self.n)):
+            if number == 0:
+                self.shift = rows.mean(0)
+                self.scale = float((rows - self.shift).square().mean().sqrt()) or 1.0
+            rows = (rows - self.shift) / self.scale
+            if self.file is not None:
+                half = rows.clamp(-65504, 65504).half()
+                self.file.write(as_numpy(half).data.cast("B"))
+                self.file.write(as_numpy(latents.float().contiguous()).data.cast("B"))
+                self.sizes.append(len(rows))
+                rows = half.float()  # every reading sees the same numbers
+            yield latents, rows
+
+    def again(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give the same latents and rows once more."""
+        if self.file is None:
+            for latents, rows in self.source.chunks(self.n):
+                yield latents, (rows - self.shift) / self.scale
+            return
+        self.file.seek(0)
+        for size in self.sizes:
+            rows = self._read(size, self.source.dim, torch.float16).to(self.shift.device).float()
+            yield self._read(size, self.source.n_latent, torch.float32), rows
+
+    def _read(self, size: int, dim: int, dtype: torch.dtype) -> Tensor:
+        assert self.file is not None
+        tensor = torch.empty(size, dim, dtype=dtype)
+        self.file.readinto(tensor.numpy().data.cast("B"))
+        return tensor
+
+    def _check_room(self) -> None:
+        folder = Path(self.run or tempfile.gettempdir())
+        wanted, free = self.n * (2 * self.source.dim + 4 * self.source.n_latent), shutil.disk_usage(folder).free
+        if wanted > 0.9 * free:
+            raise UserError(
+                f"{self.n} samples of {self.source.dim} features take {wanted / 2**30:.1f} GiB, and {folder} has "
+                f"{free / 2**30:.1f} GiB left; take fewer samples, or store='rerun', which makes them three times"
+            )
+
+
+def _sketch(rows: _Rows, width: int, seed: int) -> tuple[Tensor, Tensor, float]:
+    """Return XᵀX Ω with random Ω [dim, width], the mean of the rows X, and their variance in total.
+
+    The mean is not known yet; what is left of it in X costs the sketch one of its columns at most.
+    """
+    drawn = runtime.generator_for(seed, "ganspace/sketch").standard_normal((rows.source.dim, width), np.float32)
+    start: Tensor | None = None
+    total = torch.zeros(rows.source.dim, dtype=torch.float64)
+    squares = 0.0
+    for _, chunk in rows.first():
+        if start is None:
+            omega = torch.from_numpy(drawn).to(chunk)
+            start = torch.zeros_like(omega)
+        start.addmm_(chunk.T, chunk @ omega)
+        total += chunk.sum(0).cpu()
+        squares += float(chunk.square().sum())
+    assert start is not None
+    mean = total / rows.n
+    variance = (squares - rows.n * float(mean.square().sum())) / (rows.n - 1)
+    return start.cpu(), mean, variance
+
+
+def _times_covariance(rows: _Rows, block: Tensor, mean: Tensor) -> tuple[Tensor, tuple[Moments, Moments]]:
+    """Return XᵀX block of the centred rows X, [dim, width], and the moments of X block with the latents, in halves."""
+    halves: tuple[Moments, Moments] | None = None
+    image: Tensor | None = None
+    small: Tensor | None = None
+    for latents, chunk in rows.again():
+        if small is None:
+            small = block.to(chunk)
+            offset = mean.to(chunk) @ small
+            image = torch.zeros_like(small)
+        assert image is not None
+        projected = chunk @ small - offset  # [b, width]
+        image.addmm_(chunk.T, projected)  # projections sum to zero, so the mean of the rows drops out
+        halves = halved_moments(halves, projected, latents.to(projected))
+    assert image is not None
+    assert halves is not None
+    return image.cpu().double(), halves
+
+
+# --- independent components -------------------------------------------------------------------------------------------
+
+
+def _independent(found: _Found, source: _Source, n: int, seed: int) -> _Found:
+    """Turn the components until they are independent, and order them by variance.
+
+    A direction is a column of the mixing matrix: it changes one independent component and leaves the others alone. (The
+    authors take the rows of the unmixing matrix, which are those only where the mixing is orthogonal.)
+    """
+    scores = []
+    for _, rows in source.chunks(n):
+        centred = rows.cpu().double() - found.mean
+        scores.append((centred @ found.basis.T / found.stdev).float())
+    whitened = torch.cat(scores)
+    rotation, change = fast_ica(whitened, seed=seed)  # [k, k]: one independent component a row
+    variances = rotation.square() @ found.stdev.square()
+    order = variances.argsort(descending=True)
+    split = [fast_ica(whitened[half::2], seed=seed, start=rotation)[0] @ found.loadings for half in (0, 1)]
+    return _Found(
+        variances[order].sqrt(),
+        (rotation @ found.loadings)[order],
+        found.variance,
+        found.mean,
+        rotation[order] @ found.basis,
+        (split[0], split[1]),
+        {"ica_change": change[order].float()},
+    )
+
+
+def fast_ica(
+    whitened: Tensor, *, seed: int = 0, start: Tensor | None = None, most: int = 200, tolerance: float = 1e-5
+) -> tuple[Tensor, Tensor]:
+    """Rotate whitened rows until their coordinates are independent.
+
+    Args:
+        whitened: [n, k], mean 0 and covariance 1.
+        seed: of the first guess.
+        start: a first guess [k, k] instead.
+        most: most steps.
+        tolerance: largest change, 1 - |cos|, at which to stop.
+
+    Returns:
+        The rotation [k, k], whose rows project onto the components, float64, and the last change of each row, [k]:
+        where it is not small, that component did not settle, as those of Gaussian data never do.
+
+    Source:
+        Hyvärinen, Fast and robust fixed-point algorithms for ICA, 1999: symmetric, with tanh.
+    """
+    k = whitened.shape[1]
+    if start is None:
+        start = torch.from_numpy(runtime.generator_for(seed, "ganspace/ica").standard_normal((k, k)))
+    rotation = _decorrelated(start.double())
+    change = torch.ones(k, dtype=torch.float64)
+    for _ in range(most):
+        bent = torch.tanh(whitened @ rotation.T.to(whitened))  # [n, k]
+        pulled = (bent.T @ whitened).double() / len(whitened)
+        slope = 1 - bent.square().double().mean(0)
+        turned = _decorrelated(pulled - slope[:, None] * rotation)
+        change = 1 - (turned * rotation).sum(1).abs()
+        rotation = turned
+        if change.max() <= tolerance:
+            break
+    return rotation, change
+
+
+def _decorrelated(rows: Tensor) -> Tensor:
+    """Return the nearest orthonormal rows, (W Wᵀ)^(-1/2) W."""
+    left, _, right = torch.linalg.svd(rows, full_matrices=False)
+    return left @ right
