@@ -64,3 +64,20 @@ def test_the_demo_makes_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "eigenlens traverse toonfaces" in page
     assert "Next:" in capsys.readouterr().out
     assert main(["demo", "--out", str(out)]) == 2  # it does not write over itself
+
+
+@pytest.mark.slow
+def test_supervised_directions_move_what_they_name(toonfaces: Generator) -> None:
+    from eigenlens.reader import READERS
+
+    reader = READERS["pixels"]()
+    found = eigenlens.METHODS["supervised"](reader="pixels", n_samples=2000).fit(toonfaces, seed=0)
+    codes = toonfaces.sample(64, seed=1)
+    for name in ("brightness", "warmth", "saturation"):
+        row = next(k for k, each in enumerate(found.names) if name in each)
+        scores = [reader(toonfaces.render(found.move(codes, row, by=by))) for by in (-1.5, 1.5)]
+        spread = reader(toonfaces.render(codes)).std(0)
+        change = ((scores[1] - scores[0]) / spread).mean(0)  # of every attribute, in its own standard deviations
+        place = reader.attributes.index(name)
+        assert change[place] > 0.8, f"{name} moved by {float(change[place]):.2f} standard deviations"
+        assert float(found.fields["held_out"][row]) > 0.3
