@@ -84,6 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, or 2 for a user's mistake, which is one line on stderr.
     """
+    # On a busy machine threads that spin while they wait for each other cost several times the work; torch reads this
+    # when it is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
         print(help_text())

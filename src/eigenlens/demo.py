@@ -25,11 +25,11 @@ from .sheet import sheet
 
 GENERATOR = "toonfaces"
 N_FILMS = 5
-RANGE, STEPS, FRAMES = (-4.0, 4.0), 9, 33
+RANGE, STEPS, FRAMES = (-4.0, 4.0), 9, 17
 DISCOVERED: Mapping[str, Mapping[str, Any]] = {
     "sefa": {"n_directions": 6},
-    "ganspace": {"at": "layer3", "n_samples": 4000, "n_directions": 6},
-    "jacobian": {"n_directions": 6},
+    "ganspace": {"at": "layer3", "n_samples": 1500, "n_directions": 6},
+    "jacobian": {"n_samples": 4, "n_directions": 6},
 }
 """Methods that look for directions in the same network, with settings that take seconds."""
 SEED = 1

@@ -658,7 +658,7 @@ def _packed(levels: np.ndarray) -> np.ndarray:
 
 
 def _palette(film: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Choose 255 colours for the whole film from about a quarter of a million pixels, spread evenly over it.
+    """Choose 255 colours for the whole film from some 65,000 pixels, spread evenly over it.
 
     The 256th stays free for transparency, with which unchanged pixels cost nothing.
 
@@ -666,7 +666,7 @@ def _palette(film: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         The colours, uint8 `[n, 3]`, and how wide a dither each needs to reach its neighbours, in levels `[n]`.
     """
     pixels = film[0].shape[0] * film[0].shape[1]
-    every = max(1, len(film) * pixels // (1 << 18))
+    every = max(1, len(film) * pixels // (1 << 16))
     # Each frame begins at another pixel, so that a short stride cannot always meet the same columns.
     sample = np.concatenate([frame.reshape(-1, 3)[index % every :: every] for index, frame in enumerate(film)])
     chosen = Image.fromarray(sample[None]).quantize(255, method=Image.Quantize.MEDIANCUT, kmeans=1)

@@ -73,7 +73,7 @@ def chosen_space(generator: Generator, name: str | None) -> Space:
     return generator.space(name or generator.default_space)
 
 
-def find_directions(source: str, generator: Generator, *, foreign: bool = False) -> Directions:
+def find_directions(source: str, generator: Generator, *, foreign: bool = False, measured: bool = True) -> Directions:
     """Return the directions that `source` names for `generator`.
 
     Args:
@@ -81,6 +81,7 @@ def find_directions(source: str, generator: Generator, *, foreign: bool = False)
             and seed 0.
         generator: the generator to use them with.
         foreign: whether directions of another generator are welcome.
+        measured: whether a method that can do without shall measure figures on images, which takes seconds.
 
     Raises:
         UserError: where it is neither, or the file belongs to another generator.
@@ -92,7 +93,9 @@ def find_directions(source: str, generator: Generator, *, foreign: bool = False)
         return import_directions(path, generator)
     if source not in METHODS:
         raise unknown_name("method or file of directions", source, METHODS)
-    return METHODS[source]().fit(generator, seed=0)
+    kind = METHODS[source]
+    can_skip = any(each.name == "measured" for each in dataclasses.fields(kind))
+    return (kind(measured=measured) if can_skip else kind()).fit(generator, seed=0)
 
 
 def check_count(n_directions: int, dim: int) -> None:

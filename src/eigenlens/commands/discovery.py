@@ -198,7 +198,7 @@ def similarity(
         machine: how the generator is opened.
     """
     g = machine.open(generator)
-    sets = [find_directions(source, g, foreign=foreign) for source in (a, b)]
+    sets = [find_directions(source, g, foreign=foreign, measured=False) for source in (a, b)]
     result = algebra.similarity(*sets, space=g.space(sets[0].space))
     pairs = [
         {a: sets[0].names[i], f"{b} ": sets[1].names[j], "|cos|": f"{float(result.cosines[i, j]):.3f}"}
@@ -233,7 +233,7 @@ def decompose(
         machine: how the generator is opened.
     """
     g = machine.open(generator)
-    found, parts = (find_directions(each, g, foreign=foreign) for each in (source, into))
+    found, parts = (find_directions(each, g, foreign=foreign, measured=False) for each in (source, into))
     space = g.space(found.space)
     found, parts = found.in_sigma(space), parts.in_sigma(space)
     result = algebra.decompose(found, into=parts, k=k, space=space)
@@ -277,7 +277,7 @@ def codebook(
     if out is not None:
         refuse_existing(out, force=force)
     g = machine.open(generator)
-    sets = [find_directions(source, g, foreign=foreign) for source in sources]
+    sets = [find_directions(source, g, foreign=foreign, measured=False) for source in sources]
     space = g.space(sets[0].space)
     found = algebra.codebook([each.in_sigma(space) for each in sets], n, sparsity=sparsity, seed=seed, space=space)
     found = found.in_sigma(space)

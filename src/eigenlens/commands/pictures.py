@@ -216,7 +216,10 @@ def edit(
     start_code = start_codes(g, wanted.codes)
     cache: dict[str, Directions] = {}
     moved = move_codes(
-        g, start_code, wanted.moves, lambda name: cache.setdefault(name, find_directions(name, g, foreign=foreign))
+        g,
+        start_code,
+        wanted.moves,
+        lambda name: cache.setdefault(name, find_directions(name, g, foreign=foreign, measured=False)),
     )
     after = g.render(moved)
     shown = torch.cat([g.render(start_code), after]) if before else after

@@ -119,7 +119,7 @@ def default_directions(generator: Generator) -> str:
 
 def find(source: str | None, generator: Generator, *, foreign: bool = False) -> Directions:
     """Return the directions named by `--directions`, or the generator's default ones."""
-    return find_directions(source or default_directions(generator), generator, foreign=foreign)
+    return find_directions(source or default_directions(generator), generator, foreign=foreign, measured=False)
 
 
 def is_film(path: Path) -> bool:

@@ -199,7 +199,8 @@ def matched_cosines(reference: Tensor, first: Tensor, second: Tensor) -> Tensor:
         first, second: two estimates, [m, dim] each.
 
     Returns:
-        For each reference |cos| between the row of `first` and the row of `second` that are nearest to it, [k]; 0 where an estimate is empty.
+        For each reference |cos| between the row of `first` and the row of `second` that are nearest to it, [k]; 0 where
+        an estimate is empty.
     """
     if not len(first) or not len(second):
         return torch.zeros(len(reference))  # nothing to be found in half of next to nothing
