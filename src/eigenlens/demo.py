@@ -208,8 +208,8 @@ _PAGE = """<!doctype html>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
 figure {{ margin: 2rem 0; }}
 figcaption {{ font-weight: 600; margin-bottom: .5rem; }}
-img {{ max-width: 100%; height: auto; display: block; image-rendering: pixelated; }}
-code {{ display: block; margin-top: .5rem; padding: .5rem .75rem; overflow-x: auto; white-space: pre;
+img {{ max-width: 100%; height: auto; display: block; }}
+code {{ display: block; margin-top: .5rem; padding: .5rem .75rem; white-space: pre-wrap; overflow-wrap: anywhere;
   background: color-mix(in srgb, currentColor 8%, transparent); border-radius: .3rem; font-size: .85rem; }}
 .films {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: 0 1.5rem; }}
 .table {{ overflow-x: auto; }}
@@ -217,7 +217,7 @@ table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
 th, td {{ text-align: left; padding: .15rem 1rem .15rem 0; white-space: nowrap; }}
 </style></head><body>
 <h1>{name}</h1>
-<p>An EigenGAN learns an orthonormal basis in every layer. Nobody told it what a beard or a hair style is; the axes
+<p>An EigenGAN learns an orthonormal basis in every layer. Nobody told it what skin tone or a hair style is; the axes
 below came out of the training. Each picture stands over the command that makes it again.</p>
 {figures}
 <h2>The axes in figures</h2>
