@@ -23,6 +23,7 @@ from .. import runtime
 from ..codes import Codes, Part, Space
 from ..errors import UserError, unknown_name
 from ..generator import Generator, Layer, Layout, State, StyleMatrix, needs
+from .ops import read_into
 
 BOUND = 2.0  # where the prior is cut, in standard deviations
 OPTIONS = {"bn_eps": float, "sn_eps": float, "depth": int, "law": str, "label_names": list}
@@ -307,13 +308,8 @@ class BigGAN(Generator):
     @classmethod
     def from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor], **about: Any) -> BigGAN:
         """Rebuild a BigGAN from our own files."""
-        with torch.device("meta"):
-            network = BigGANNetwork(BigGANConfig(**config))
-        try:
-            network.load_state_dict(dict(tensors), assign=True)
-        except RuntimeError as error:
-            raise UserError(f"the weights do not fit the config: {str(error).splitlines()[1].strip()}") from error
-        return cls(network, **about)
+        made = BigGANConfig(**config)
+        return cls(read_into(lambda: BigGANNetwork(made), tensors), **about)  # type: ignore[arg-type]
 
     @classmethod
     def from_foreign(

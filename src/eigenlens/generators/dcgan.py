@@ -30,6 +30,7 @@ from .. import runtime
 from ..codes import Codes, Part, Space
 from ..errors import UserError, unknown_name
 from ..generator import Generator, Layer, Layout, State, StyleMatrix
+from .ops import read_into
 
 OPTIONS = (
     "activation", "output", "law", "bn_eps", "upsample_mode", "resolution", "strides", "paddings", "output_paddings",
@@ -243,13 +244,8 @@ class DCGAN(Generator):
     @classmethod
     def from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor], **about: Any) -> DCGAN:
         """Rebuild a stack from our own files."""
-        with torch.device("meta"):
-            network = DCGANNetwork(DCGANConfig(**config))
-        try:
-            network.load_state_dict(dict(tensors), assign=True)
-        except RuntimeError as error:
-            raise UserError(f"the weights do not fit the config: {str(error).splitlines()[1].strip()}") from error
-        return cls(network, **about)
+        made = DCGANConfig(**config)
+        return cls(read_into(lambda: DCGANNetwork(made), tensors), **about)  # type: ignore[arg-type]
 
     @classmethod
     def from_foreign(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..codes import Codes, Part, Space
 from ..errors import UserError
 from ..generator import Generator, Layer, Layout, OwnAxes, State, StyleMatrix, needs
+from .ops import read_into
 
 SLOPE = 0.2  # of every leaky ReLU
 BASE = 4  # pixels of the first feature map
@@ -320,12 +321,8 @@ class EigenGAN(Generator):
     @classmethod
     def from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor], **about: Any) -> EigenGAN:
         """Rebuild an EigenGAN from our own files."""
-        network = EigenGANNetwork(EigenGANConfig(**config))
-        try:
-            network.load_state_dict(dict(tensors))
-        except RuntimeError as error:
-            raise UserError(f"the weights do not fit the config: {str(error).splitlines()[1].strip()}") from error
-        return cls(network, **about)
+        made = EigenGANConfig(**config)
+        return cls(read_into(lambda: EigenGANNetwork(made), tensors), **about)  # type: ignore[arg-type]
 
     @classmethod
     def from_foreign(

@@ -218,7 +218,7 @@ def read_into(make: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) -> n
     try:
         network.load_state_dict(dict(tensors), assign=True)
     except RuntimeError as error:
-        raise UserError(f"the weights do not fit the network: {str(error).splitlines()[1].strip()}") from error
+        raise UserError(f"the weights do not fit the config: {str(error).splitlines()[1].strip()}") from error
     return network
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..codes import Codes, Part, Space
 from ..errors import UserError, unknown_name
 from ..generator import Generator, Layer, Layout, State, StyleMatrix, needs
+from .ops import read_into
 
 OPTIONS = ("bn_eps",)
 
@@ -119,13 +120,8 @@ class SNGAN(Generator):
     @classmethod
     def from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor], **about: Any) -> SNGAN:
         """Rebuild an SNGAN from our own files."""
-        with torch.device("meta"):
-            network = SNGANNetwork(SNGANConfig(**config))
-        try:
-            network.load_state_dict(dict(tensors), assign=True)
-        except RuntimeError as error:
-            raise UserError(f"the weights do not fit the config: {str(error).splitlines()[1].strip()}") from error
-        return cls(network, **about)
+        made = SNGANConfig(**config)
+        return cls(read_into(lambda: SNGANNetwork(made), tensors), **about)  # type: ignore[arg-type]
 
     @classmethod
     def from_foreign(
