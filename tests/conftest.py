@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from browser import chromium, open_page  # noqa: F401  fixtures
 from eigenlens.generator import Generator
 from families import TINY
 
