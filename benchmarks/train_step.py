@@ -29,7 +29,6 @@ from eigenlens.training.eigengan import (
     configure,
     discriminator_loss,
     generator_loss,
-    keep_freed_memory,
     orthogonality_penalty,
     r1_penalty,
 )
@@ -118,7 +117,7 @@ def serve(variant: str, preset: str, threads: int | None, pipe: Connection) -> N
     training = Training(config, device=device, precision=precision)
     plain = PlainTraining(training) if variant == "plain" else None
     if plain is None:
-        keep_freed_memory()
+        runtime.keep_freed_memory()
     size, channels = config.model.resolution, config.model.channels
     bytes_of = torch.randint(0, 256, (config.batch, size, size, channels), dtype=torch.uint8).numpy()
     rows = torch.arange(config.batch).numpy()

@@ -604,7 +604,7 @@ def test_two_processes_repeat_one(faces, tmp_path):
 
 def test_batch_that_cannot_be_shared_is_refused(faces, tmp_path, monkeypatch):
     monkeypatch.setattr(training_file.runtime, "world_size", lambda: 3)
-    monkeypatch.setattr(training_file, "_process_group", lambda device: nullcontext(CPU))
+    monkeypatch.setattr(training_file.runtime, "process_group", lambda device: nullcontext(CPU))
     with pytest.raises(UserError, match="multiple of 3"):
         train(configure("tiny-16"), data=faces, run=tmp_path / "run", log=silent)
 

@@ -12,19 +12,15 @@ Source:
 from __future__ import annotations
 
 import copy
-import ctypes
 import dataclasses
 import json
 import math
 import re
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -378,11 +374,11 @@ class Training:
         """Draw this process's share of the latents of this step, [batch / processes, dim]."""
         rng = runtime.generator_for(self.config.seed, "latents", self.step)
         drawn = rng.standard_normal((self.config.batch, self.config.model.dim), np.float32)
-        return torch.from_numpy(drawn[_share(self.config.batch)]).to(self.device)
+        return torch.from_numpy(drawn[runtime.share(self.config.batch)]).to(self.device)
 
     def reals(self, data: Dataset) -> Tensor:
         """Return this process's share of the real images of this step, [batch / processes, c, h, w]."""
-        batch, mine = self.config.batch, _share(self.config.batch)
+        batch, mine = self.config.batch, runtime.share(self.config.batch)
         indices = batch_indices(len(data), batch, self.step, seed=self.config.seed)
         flips = runtime.generator_for(self.config.seed, "flips", self.step).random(batch) < 0.5
         return gather(data.images, indices[mine], flips[mine] if self.config.flip else None).to(self.device)
@@ -415,7 +411,7 @@ class Training:
         if config.r1_interval and self.step % config.r1_interval == 0:
             r1 = r1_penalty(self.discriminator, seen[: len(real)])
             (r1 * config.r1_weight * (config.r1_interval if config.r1_scaled else 1)).backward()
-        _average([p.grad for p in self.discriminator.parameters() if p.grad is not None])
+        runtime.average([p.grad for p in self.discriminator.parameters() if p.grad is not None])
         self.discriminator_optimiser.step()
 
         self.generator_optimiser.zero_grad(set_to_none=True)
@@ -429,7 +425,7 @@ class Training:
         (g_loss + config.orthogonality_weight * penalty if is_soft else g_loss).backward()
         self.discriminator.requires_grad_(True)
         figures = torch.stack([loss, g_loss, r1, of_real.mean(), of_fake.mean()]).detach()
-        _average([*[p.grad for p in self.generator.parameters() if p.grad is not None], figures])
+        runtime.average([*[p.grad for p in self.generator.parameters() if p.grad is not None], figures])
         self.generator_optimiser.step()
 
         with torch.no_grad():
@@ -448,7 +444,7 @@ class Training:
         rng = runtime.generator_for(self.config.seed, f"augment/{whose}", self.step)
         n = self.config.batch
         draws = rng.random((len(images) * runtime.world_size() // n, n, 7), np.float32)  # reals and fakes: two sets
-        return augmented(images, self.config.augment, torch.from_numpy(draws[:, _share(n)]).flatten(0, 1))
+        return augmented(images, self.config.augment, torch.from_numpy(draws[:, runtime.share(n)]).flatten(0, 1))
 
     def is_finite(self) -> bool:
         """Tell whether every weight of both networks is a number."""
@@ -479,23 +475,6 @@ FIGURES = ("discriminator_loss", "generator_loss", "r1", "score_real", "score_fa
 
 def _at_least_float(scores: Tensor) -> Tensor:
     return scores.float() if scores.dtype == torch.bfloat16 else scores
-
-
-def _share(batch: int) -> slice:
-    """Return which rows of a batch belong to this process."""
-    size = batch // runtime.world_size()
-    return slice(runtime.rank() * size, (runtime.rank() + 1) * size)
-
-
-def _average(tensors: Sequence[Tensor]) -> None:
-    """Replace each tensor by its mean over all processes, in one message."""
-    if runtime.world_size() == 1:
-        return
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
-    dist.all_reduce(flat)
-    flat /= runtime.world_size()
-    pieces = flat.split([tensor.numel() for tensor in tensors])
-    torch._foreach_copy_(list(tensors), [p.view_as(t) for p, t in zip(pieces, tensors, strict=True)])
 
 
 # --- the run's folder -------------------------------------------------------------------------------------------------
@@ -662,10 +641,10 @@ def train(
         UserError: on settings, data or states that do not fit, and where the training diverges.
     """
     tell = log or _to_stderr
-    with _process_group(device) as where:
+    with runtime.process_group(device) as where:
         runtime.set_threads(threads)
         if where.type == "cpu":
-            keep_freed_memory()
+            runtime.keep_freed_memory()
         n = runtime.world_size()
         if config.batch % n:
             raise UserError(f"a batch of {config.batch} cannot be shared by {n} processes; give a multiple of {n}")
@@ -686,7 +665,7 @@ def train(
             journal = _Journal(folder, tell, training, tensorboard=tensorboard)
             about = {"device": str(where), "precision": precision, "threads": torch.get_num_threads()}
             journal.begin(images_of, Path(data), machine=about, is_resumed=state_file is not None)
-        with _stop_requested() as stop:
+        with runtime.stop_requested() as stop:
             _loop(training, images_of, folder, journal, past, stop)
         return folder
 
@@ -707,7 +686,7 @@ def _loop(
     config, n_before = training.config, training.step
     begun = saved = time.monotonic()
     figures: list[Tensor] = []
-    while training.step < config.n_steps and not _any_process(stop.is_set(), training.device):
+    while training.step < config.n_steps and not runtime.any_process(stop.is_set(), training.device):
         figures.append(training.take_step(training.reals(data), training.latents()))
         is_last = training.step == config.n_steps
         is_tick = is_last or _crosses(training.step, config.batch, config.tick_kimg)
@@ -955,70 +934,3 @@ def _clock(seconds: float) -> str:
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}"
-
-
-# --- processes and signals --------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _process_group(device: str) -> Iterator[torch.device]:
-    """Join the processes that torchrun started, if it did, and give the device of this one."""
-    where = runtime.resolve_device(device)
-    if runtime.world_size() == 1:
-        yield where
-        return
-    if where.type == "cuda":
-        where = torch.device("cuda", runtime.local_rank())
-        torch.cuda.set_device(where)
-    # decoding a large set keeps the others waiting
-    dist.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=timedelta(hours=8))
-    try:
-        yield where
-    finally:
-        dist.destroy_process_group()
-
-
-def keep_freed_memory() -> None:
-    """Tell the C library to keep freed memory for the next step; it holds for the whole process.
-
-    Otherwise glibc gives large tensors back to the system as soon as they are freed, and the page faults of getting
-    them again take a tenth of a step. Other C libraries are left alone.
-    """
-    trim, pad, threshold = -1, -2, -3  # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    mallopt(threshold, 1 << 30) or mallopt(threshold, 1 << 25)  # older releases allow no more
-    mallopt(trim, (1 << 31) - 1)
-    mallopt(pad, 1 << 28)
-
-
-def _any_process(flag: bool, device: torch.device) -> bool:
-    """Tell whether the flag is up on any process."""
-    if runtime.world_size() == 1:
-        return flag
-    flags = torch.tensor([float(flag)], device=device)
-    dist.all_reduce(flags)
-    return bool(flags.item())
-
-
-@contextmanager
-def _stop_requested() -> Iterator[threading.Event]:
-    """Give an event that Ctrl-C and SIGTERM set; a second Ctrl-C ends at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def ask(number: int, frame: Any) -> None:
-        if stop.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
