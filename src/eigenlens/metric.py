@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from . import __version__
@@ -15,6 +15,7 @@ from .registry import Registry
 METRICS = Registry(
     "metric",
     {
+        "attribute_matrix_pixels_v1": "eigenlens.metrics.attributes:AttributeMatrix",
         "latent_orthogonality_v1": "eigenlens.metrics.orthogonality:LatentOrthogonality",
     },
 )
@@ -64,7 +65,19 @@ class Metric(Protocol):
 def make_score(
     metric: Any, generator: Generator, directions: Directions, value: float, *, n: int, seed: int, **details: Any
 ) -> Score:
-    """Build the Score of a metric, with what was judged."""
+    """Build the Score of a metric, with what was judged.
+
+    Where fields of the metric differ from their defaults, `details["settings"]` says so: its name pins the protocol of
+    the defaults alone.
+    """
+    given = {each.name: (getattr(metric, each.name), each.default) for each in fields(metric)}
+    changed = {name: chosen for name, (chosen, usual) in given.items() if usual is not MISSING and chosen != usual}
+    if changed:
+        details["settings"] = {name: each if _is_plain(each) else repr(each) for name, each in changed.items()}
     made = directions.provenance
     judged = {"method": made.method, "arguments": dict(made.arguments), "seed": made.seed, "k": len(directions)}
     return Score(metric.name, value, n, seed, generator.identity(), judged, details)
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, (str, int, float, tuple, list))
