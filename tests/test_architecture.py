@@ -39,7 +39,7 @@ RANK = {name: rank for rank, names in RANKS.items() for name in names}
 SHARED_IN_FOLDER = {"generators": "ops", "methods": "linalg", "metrics": "features"}
 """The one file of a folder of leaves that its other files may import."""
 SAME_RANK = {
-    ("checkpoint", "unpickle"), ("sheet", "effect"), ("method", "exchange"), ("files", "errors"),
+    ("checkpoint", "unpickle"), ("sheet", "effect"), ("edit", "reader"), ("method", "exchange"), ("files", "errors"),
     ("images", "errors"), ("images", "files"), ("registry", "errors"), ("runtime", "errors"),
 }  # fmt: skip
 """(importer, imported) that stand side by side: a concept and the file split off from it."""

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from eigenlens.cli import main
-from eigenlens.commands.pictures import parse_move
+from eigenlens.commands.edits import parse_move
 from eigenlens.commands.words import parse_range, parse_seeds
 from eigenlens.errors import UserError
 from eigenlens.generator import Generator
@@ -43,6 +43,10 @@ def model(eigengan: Generator, tmp_path: Path) -> str:
         (["sample", "MODEL", "--device", "abacus", "--out", "OUT.png"], "unknown device"),
         (["edit", "MODEL", "--move", "L1D1 2", "--out", "OUT.png"], "is no move"),
         (["edit"], "name a generator"),
+        (["edit", "MODEL", "--move", "L1D1 by 2", "--region", "1,2", "--out", "OUT.png"], "is no region"),
+        (["edit", "MODEL", "--move", "L1D1 by 2", "--region", "0.5,0,0.2,1", "--out", "OUT.png"], "is none"),
+        (["edit", "MODEL", "--move", "L1D1 by 2", "--until", "beard", "--out", "OUT.png"], "is no goal"),
+        (["edit", "MODEL", "--move", "L1D1 by 2", "--keep", "poise", "--out", "OUT.png"], "unknown attribute 'poise'"),
         (["info", "nothing.png"], "does not exist"),
         (["train", "--data", "nowhere"], "nowhere"),
         (["train", "--data", "nowhere", "--preset", "cpu64"], "Did you mean 'cpu-64'?"),
@@ -137,6 +141,41 @@ def test_before_stands_beside_after(model: str, tmp_path: Path) -> None:
     assert main(["edit", model, "--move", "L1D1 by 4", "--before", "--out", str(out)]) == 0
     with Image.open(out) as picture:
         assert picture.width > 1.5 * picture.height
+
+
+def test_edit_carries_its_bounds(model: str, tmp_path: Path, capsys) -> None:
+    first, second, saved = tmp_path / "a.png", tmp_path / "b.png", tmp_path / "edit.json"
+    bounds = ["--until", "brightness > -1", "--keep", "contrast,pixels:warmth", "--region", "0,0.5,1,1"]
+    words = ["edit", model, "--move", "L1D1 by 2", *bounds, "--difference"]
+    assert main([*words, "--out", str(first), "--save-edit", str(saved)]) == 0
+    said = capsys.readouterr().out
+    assert "brightness>-1: so already" in said
+    assert "kept contrast: " in said
+    assert "(by gradients)" in said
+    assert json.loads(saved.read_text())["until"] == "brightness>-1"
+    main(["info", str(first)])
+    recipe = capsys.readouterr().out
+    assert "--until 'brightness>-1' --keep contrast,pixels:warmth --region 0,0.5,1,1" in recipe
+    assert main(["edit", "--edit", str(saved), "--difference", "--out", str(second)]) == 0
+    with Image.open(first) as a, Image.open(second) as b:
+        assert a.tobytes() == b.tobytes()
+
+
+def test_until_says_what_it_found(model: str, tmp_path: Path, capsys) -> None:
+    words = ["edit", model, "--move", "L1D1 by 2", "--until", "pixels:brightness>9", "--out", str(tmp_path / "a.png")]
+    assert main(words) == 0
+    assert "not met; after all moves pixels:brightness is 0." in capsys.readouterr().out
+
+
+def test_edited_codes_are_saved(model: str, tmp_path: Path, capsys) -> None:
+    codes, first, second = tmp_path / "codes.safetensors", tmp_path / "a.png", tmp_path / "b.png"
+    words = ["edit", model, "--move", "L1D1 by 2", "--save-codes", str(codes)]
+    assert main([*words, "--out", str(first)]) == 0
+    assert main(["edit", model, "--codes", str(codes), "--move", "L1D1 by 0", "--out", str(second)]) == 0
+    with Image.open(first) as a, Image.open(second) as b:
+        assert a.tobytes() == b.tobytes()
+    assert main([*words, "--out", str(tmp_path / "c.png")]) == 2  # the codes exist
+    assert "exists already" in capsys.readouterr().err
 
 
 def test_info_tells_the_anatomy(model: str, capsys: pytest.CaptureFixture[str]) -> None:

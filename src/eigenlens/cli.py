@@ -43,7 +43,7 @@ COMMANDS = Registry(
         "info": "eigenlens.commands.anatomy:info",
         "sample": "eigenlens.commands.pictures:sample",
         "traverse": "eigenlens.commands.pictures:traverse",
-        "edit": "eigenlens.commands.pictures:edit",
+        "edit": "eigenlens.commands.edits:edit",
         "discover": "eigenlens.commands.discovery:discover",
         "directions": "eigenlens.commands.discovery:directions",
         "similarity": "eigenlens.commands.discovery:similarity",

@@ -7,12 +7,13 @@ import importlib
 import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import runtime
@@ -389,6 +390,46 @@ class Generator:
         """Run the layers from where `state` stands, and return images."""
         return self._image(self._run(codes, state, len(self.layers)))
 
+    def blend(self, outside: Codes, inside: Codes, mask: Tensor) -> Tensor:
+        """Return images of `outside` that show `inside` where the mask is 1.
+
+        Both run layer by layer; after each layer the features of the second are mixed into those of the first through
+        the mask at their size. So what is inside grows out of its surroundings, and what lies where the mask is 0
+        keeps every pixel.
+
+        Args:
+            outside: [batch, ...].
+            inside: as many codes of any space.
+            mask: [height, width] or [batch, height, width] in [0, 1], of any size.
+
+        Returns:
+            Images [batch, channels, height, width].
+        """
+        mask = mask.expand(len(outside), *mask.shape[-2:]).to(self.device)[:, None]  # [batch, 1, height, width]
+        outside, inside = outside.to(self.device), inside.to(self.device)
+        own, other = self._inputs(outside), self._inputs(inside)
+        kept, mixed = State(), State()
+        for index in range(len(self.layers)):
+            kept = self._layer(index, kept, own)
+            mixed = self._mixed(kept, self._layer(index, mixed, other), mask)
+        below, above = self._image(kept), self._image(mixed)
+        return torch.where(resize_mask(mask, above.shape[-2:]) > 0, above, below)
+
+    def _mixed(self, below: State, above: State, mask: Tensor) -> State:
+        """Lay one state over another through a mask [batch, 1, height, width] of the image."""
+        mixed: dict[str, Any] = {}
+        for each in fields(State):
+            one, other = getattr(below, each.name), getattr(above, each.name)
+            if isinstance(one, Tensor) and isinstance(other, Tensor):
+                margin = self._margin(one.shape[-1])
+                inner = resize_mask(mask, [side - 2 * margin for side in one.shape[-2:]])
+                mixed[each.name] = torch.lerp(one, other, F.pad(inner, (margin,) * 4, mode="replicate").to(one))
+        return replace(above, **mixed)
+
+    def _margin(self, size: int) -> int:
+        """Return how many pixels of features of this size lie beyond each edge of the image."""
+        return 0
+
     def _run(self, codes: Codes, state: State, stop: int) -> State:
         codes = codes if codes.latent.device == self.device else codes.to(self.device)
         inputs = self._inputs(codes)
@@ -493,6 +534,14 @@ class Generator:
         default = f"# {self.name}\n\nA {self.family} generator, {self.resolution} px, in the format of eigenlens.\n"
         write_text(folder / "README.md", card or default, force=force)
         return folder
+
+
+def resize_mask(mask: Tensor, size: Sequence[int]) -> Tensor:
+    """Bring a mask [batch, 1, height, width] to another size: by area where it shrinks."""
+    height, width = size
+    if height <= mask.shape[-2] and width <= mask.shape[-1]:
+        return F.adaptive_avg_pool2d(mask, (height, width))
+    return F.interpolate(mask, size=(height, width), mode="bilinear", align_corners=False)
 
 
 def _noise_seeds(n: int, seed: int, start: int) -> tuple[int, ...]:

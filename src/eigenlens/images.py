@@ -109,6 +109,26 @@ def to_pil(image: Tensor) -> Image.Image:
     return Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels)
 
 
+def difference(before: Tensor, after: Tensor) -> Tensor:
+    """Return a map of what has changed between two images: black where nothing has, through red and yellow to white.
+
+    The brightest colour stands for a change of half the range of pixels (1 of 2), mean over channels, and more.
+
+    Args:
+        before, after: `[channels, height, width]`, nominally in [-1, 1].
+
+    Returns:
+        `[3, height, width]` in [-1, 1].
+
+    Example:
+        >>> difference(torch.zeros(1, 1, 1), torch.ones(1, 1, 1)).flatten().tolist()
+        [1.0, 1.0, 1.0]
+    """
+    change = (before.clamp(-1, 1) - after.clamp(-1, 1)).abs().mean(0)  # [height, width], 0 to 2
+    heat = 3 * change.clamp(0, 1)
+    return torch.stack([heat, heat - 1, heat - 2]).clamp(0, 1) * 2 - 1
+
+
 def open_image(path: str | Path) -> Image.Image:
     """Read a picture as RGB, upright, whatever its file holds.
 

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Literal
 
 import torch
-from tyro.conf import Positional, UseAppendAction
+from tyro.conf import Positional
 
 from .. import images as pictures
 from .. import runtime
-from ..directions import Directions
-from ..edit import Edit, Move, Start, move_codes, start_codes
 from ..effect import traverse as walk_images
-from ..errors import UserError
-from ..files import refuse_existing, write_json
-from ..method import find_directions
+from ..files import refuse_existing
 from .words import (
     HERE,
     Machine,
     command_line,
-    default_directions,
     find,
     is_film,
     parse_range,
@@ -133,113 +127,3 @@ def traverse(
         title = f"{g.name}  {', '.join(seeds_named)}"
     write_walk(torch.cat(images), out, labels=labels, steps=strengths, title=title, command=again, force=force)
     print(out)
-
-
-def parse_move(text: str, directions: str) -> Move:
-    """Read a move such as `smile by 2 layers 4-7`, `age to 1.5` or `sefa:3 by -1`.
-
-    Raises:
-        UserError: where it is none.
-    """
-    words = shlex.split(text)
-    usage = f"{text!r} is no move; write 'NAME by 2', 'NAME to 1.5' or 'NAME by 2 layers 4-7'"
-    if len(words) not in (3, 5) or words[1] not in ("by", "to") or (len(words) == 5 and words[3] != "layers"):
-        raise UserError(usage)
-    try:
-        strength = float(words[2])
-    except ValueError as error:
-        raise UserError(usage) from error
-    source, colon, name = words[0].rpartition(":")
-    return Move(
-        source if colon else directions,
-        name,
-        by=strength if words[1] == "by" else None,
-        to=strength if words[1] == "to" else None,
-        layers=words[4] if len(words) == 5 else None,
-    )
-
-
-def edit(
-    generator: Positional[str | None] = None,
-    /,
-    *,
-    out: Path = Path("edit.png"),
-    edit: Path | None = None,
-    move: UseAppendAction[tuple[str, ...]] = (),
-    directions: str | None = None,
-    codes: Path | None = None,
-    seed: int = 0,
-    index: int = 0,
-    truncation: float = 1.0,
-    label: str | None = None,
-    before: bool = False,
-    save_edit: Path | None = None,
-    foreign: bool = False,
-    machine: Machine = HERE,
-    force: bool = False,
-) -> None:
-    """Move one image along directions.
-
-    Args:
-        generator: a name, a folder, a file, or package.module:function; not needed with --edit.
-        out: the picture to write.
-        edit: an Edit as JSON, instead of the flags below.
-        move: 'NAME by 2', 'NAME to 1.5', 'NAME by 2 layers 4-7'; repeat it for more. FILE_OR_METHOD:NAME names a
-            direction of another set.
-        directions: a file of directions or a method; by default an EigenGAN's own axes, SeFa elsewhere.
-        codes: a .safetensors file of codes to start from, instead of a seed.
-        seed: of the image to move.
-        index: number of the image within its seed, or row of the file of codes.
-        truncation: of the image to move.
-        label: index or name of the class.
-        before: show the image as it was beside it.
-        save_edit: write the Edit as JSON, for --edit.
-        foreign: take directions made for another generator.
-        machine: how the generator is opened.
-        force: replace files that exist.
-    """
-    for path in filter(None, (out, save_edit)):
-        refuse_existing(path, force=force)
-    if edit is not None and (move or generator):
-        raise UserError("--edit says all itself; leave the generator and --move out")
-    if edit is None and (generator is None or not move):
-        raise UserError("name a generator and at least one --move 'NAME by 2', or give --edit FILE")
-    if edit is not None:
-        wanted = Edit.load(edit)
-        g = machine.open(wanted.generator)
-    else:
-        assert generator is not None
-        g = machine.open(generator)
-        source = directions or default_directions(g)
-        start = Start(seed=seed, index=index, truncation=truncation, label=label, file=str(codes) if codes else None)
-        wanted = Edit(generator, start, tuple(parse_move(each, source) for each in move))
-    start_code = start_codes(g, wanted.codes)
-    cache: dict[str, Directions] = {}
-    moved = move_codes(
-        g,
-        start_code,
-        wanted.moves,
-        lambda name: cache.setdefault(name, find_directions(name, g, foreign=foreign, measured=False)),
-    )
-    after = g.render(moved)
-    shown = torch.cat([g.render(start_code), after]) if before else after
-    labels = ("before", "after") if before else ()
-    picture = pictures.grid(shown, columns=len(shown), column_labels=labels) if before else pictures.to_pil(after[0])
-    recipe = {"version": 1, "edit": wanted.to_json(), "command": _edit_again(wanted, out)}
-    pictures.save(picture, out, recipe=recipe, force=force)
-    if save_edit is not None:
-        write_json(save_edit, wanted.to_json(), force=force)
-    print(out)
-
-
-def _edit_again(wanted: Edit, out: Path) -> str:
-    start = wanted.codes
-    words = command_line(
-        "edit", wanted.generator, seed=start.seed or None, index=start.index or None,
-        truncation=None if start.truncation == 1.0 else start.truncation, label=start.label, codes=start.file,
-    )  # fmt: skip
-    for move in wanted.moves:
-        how = f"by {move.by:g}" if move.by is not None else f"to {move.to:g}"
-        layers = f" layers {move.layers}" if move.layers else ""
-        words += " --move " + shlex.quote(f"{move.directions}:{move.name} {how}{layers}")
-    return f"{words} --out {shlex.quote(str(out))}"

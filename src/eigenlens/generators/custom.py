@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from .. import runtime
 from ..codes import Codes, Part, Space
 from ..errors import Unsupported, UserError
-from ..generator import Generator, Layer, State, StyleMatrix
+from ..generator import Generator, Layer, State, StyleMatrix, resize_mask
 
 LINEAR = (
     nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
@@ -279,6 +279,12 @@ class Custom(Generator):
         images = made if self._links else self.network(made)
         low, high = self.output_range
         return images if (low, high) == (-1.0, 1.0) else (images - low) * (2 / (high - low)) - 1
+
+    def blend(self, outside: Codes, inside: Codes, mask: Tensor) -> Tensor:
+        """Return images of `outside` that show `inside` where the mask is 1: where features lie is not known here."""
+        below, above = self(outside), self(inside)
+        mask = mask.expand(len(outside), *mask.shape[-2:])[:, None]  # [batch, 1, height, width]
+        return torch.lerp(below, above, resize_mask(mask, above.shape[-2:]).to(above))
 
     def features(self, codes: Codes, layer: str) -> Tensor:
         """Return what a named module gives, [batch, channels, ...] as it comes."""

@@ -358,6 +358,10 @@ class StyleGAN3(StyleBased):
         assert state.features is not None
         return state.features * self.network.config.output_scale
 
+    def _margin(self, size: int) -> int:
+        config = self.network.config
+        return 0 if size == self.resolution else round(config.input_size - config.sampling_rate) // 2
+
 
 # --- NVIDIA's files ---------------------------------------------------------------------------------------------------
 
