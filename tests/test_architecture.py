@@ -27,12 +27,12 @@ PACKAGE = Path(eigenlens.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 RANKS = {
-    0: ("errors", "files", "images", "registry", "runtime"),
+    0: ("errors", "files", "images", "inference", "page", "registry", "runtime"),
     1: ("checkpoint", "codes", "unpickle"),
     2: ("directions", "generator"),
-    3: ("algebra", "edit", "effect", "exchange", "method", "metric", "reader", "reconstructor", "sheet"),
+    3: ("algebra", "edit", "effect", "exchange", "method", "metric", "profile", "reader", "reconstructor", "sheet"),
     4: ("generators", "methods", "metrics", "readers"),
-    5: ("compare", "export", "presets", "project", "saliency", "training"),
+    5: ("compare", "export", "naming", "presets", "project", "report", "saliency", "study", "training"),
     6: ("__main__", "cli", "commands", "demo", "studio"),
 }
 RANK = {name: rank for rank, names in RANKS.items() for name in names}
@@ -41,6 +41,8 @@ SHARED_IN_FOLDER = {"generators": "ops", "methods": "linalg", "metrics": "featur
 SAME_RANK = {
     ("checkpoint", "unpickle"), ("sheet", "effect"), ("edit", "reader"), ("method", "exchange"), ("files", "errors"),
     ("images", "errors"), ("images", "files"), ("registry", "errors"), ("runtime", "errors"),
+    ("inference", "errors"), ("inference", "runtime"), ("profile", "effect"), ("profile", "reader"),
+    ("report", "compare"), ("report", "naming"),
 }  # fmt: skip
 """(importer, imported) that stand side by side: a concept and the file split off from it."""
 

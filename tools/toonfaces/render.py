@@ -59,9 +59,13 @@ def render_avatars(factors: Mapping[str, np.ndarray], *, resolution: int) -> np.
     if finished.returncode != 0:
         last_line = (finished.stderr.decode(errors="replace").strip() or "no message").splitlines()[-1]
         raise RuntimeError(f"the drawing program ended with code {finished.returncode}: {last_line}")
-    pixels = np.frombuffer(finished.stdout, dtype=np.uint8)
+    return averaged(np.frombuffer(finished.stdout, dtype=np.uint8), n, resolution)
+
+
+def averaged(pixels: np.ndarray, n: int, resolution: int) -> np.ndarray:
+    """Average what the drawing program gave down to the resolution: [n, resolution, resolution, 4] in [0, 1]."""
     blocks = pixels.reshape(n, resolution, OVERSAMPLING, resolution, OVERSAMPLING, 4)
-    return blocks.mean(axis=(2, 4), dtype=np.float64) / 255.0  # [n, resolution, resolution, 4]
+    return blocks.mean(axis=(2, 4), dtype=np.float64) / 255.0
 
 
 def draw_backgrounds(factors: Mapping[str, np.ndarray], *, resolution: int) -> np.ndarray:
@@ -102,7 +106,13 @@ def render_faces(factors: Mapping[str, np.ndarray], *, resolution: int) -> tuple
         Images uint8 [n, resolution, resolution, 3] and masks bool [n, resolution, resolution], True where the avatar
         covers at least half of a pixel.
     """
-    avatars = render_avatars(factors, resolution=resolution)
+    return composed(render_avatars(factors, resolution=resolution), factors, resolution=resolution)
+
+
+def composed(
+    avatars: np.ndarray, factors: Mapping[str, np.ndarray], *, resolution: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Put avatars over their backgrounds; see `render_faces`."""
     alpha = avatars[..., 3:]
     picture = avatars[..., :3] + (1.0 - alpha) * draw_backgrounds(factors, resolution=resolution)
     images = np.clip(np.rint(picture * 255.0), 0, 255).astype(np.uint8)

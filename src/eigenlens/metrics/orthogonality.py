@@ -20,6 +20,7 @@ class LatentOrthogonality:
     """
 
     name: ClassVar[str] = "latent_orthogonality_v1"
+    uses_strength: ClassVar[bool] = False
 
     def score(self, generator: Generator, directions: Directions, *, seed: int = 0) -> Score:
         """Compute the score from the vectors alone; `seed` changes nothing."""

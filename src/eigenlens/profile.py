@@ -1,0 +1,331 @@
+"""What directions do at every strength within their limits, and the strengths at which they do equally much.
+
+Methods measure strength in σ, and one σ shows little on one direction and much on another. A comparison at one strength
+therefore compares strengths before it compares directions. Four calibrations stand side by side:
+
+- `native`: 2 σ.
+- `change`: the strength at which images change equally (`effect.image_distance`, as a share of the mean distance
+  between two samples).
+- `attribute`: that at which the attribute that a direction moves most changes equally, from -s to +s, in standard
+  deviations of the attribute among samples.
+- `realism`: that at which images have gone an equal part of the way to the edge of the generator's own range
+  (`effect.Range`, the measure behind the limits).
+
+None goes beyond the nearer of a direction's two limits; one that does not get there within them is called dead.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import runtime
+from .directions import Directions
+from .effect import (
+    LIMIT_RATIO,
+    LIMIT_SAMPLES,
+    Range,
+    image_distance,
+    image_features,
+    sample_distance,
+    sample_for,
+    traverse,
+)
+from .errors import UserError
+from .generator import Generator
+from .reader import Reader, describe, read
+
+Calibration = Literal["native", "change", "attribute", "realism"]
+CALIBRATIONS: tuple[Calibration, ...] = ("native", "change", "attribute", "realism")
+REFERENCE = 2.0
+"""σ of the native calibration, and units of strength that a calibrated direction needs to do what is wanted."""
+TARGETS: Mapping[Calibration, float] = {"native": REFERENCE, "change": 0.25, "attribute": 1.0, "realism": 0.5}
+"""What each calibration wants: σ; a share of the distance of two samples; standard deviations; a share of the way."""
+
+SIDE_STEPS = 8
+"""Strengths on each side; the ratio of neighbours is `effect.LIMIT_RATIO`, and the last is the limit."""
+FEWEST = 8
+"""Samples in which an attribute must be read for its spread to be known."""
+PROFILE_CODES = 16
+PROFILE_SEED = 0
+FORMAT = "eigenlens.profile/1"
+_FIGURES = ("strengths", "change", "cost", "attribute", "error")
+
+
+@dataclass(frozen=True, eq=False)
+class Yardstick:
+    """What the changes of a generator's images are measured against: its own samples."""
+
+    inside: Range
+    """The generator's own range."""
+    typical: float
+    """Median squared distance of its samples from their mean, in that range."""
+    distance: float
+    """Mean `image_distance` of two samples."""
+    attributes: tuple[str, ...]
+    """Names of what the reader reads."""
+    spread: Tensor
+    """Standard deviation of each attribute among samples, [attributes]; NaN where it varies no more than the reader
+    errs, or is seldom read."""
+
+
+def measure_yardstick(
+    generator: Generator, directions: Directions, reader: Reader, *, n: int = LIMIT_SAMPLES, seed: int = PROFILE_SEED
+) -> Yardstick:
+    """Look at `n` samples of a generator, at truncation 1, in the space of `directions`."""
+    codes = sample_for(generator, directions, n, seed=seed)
+    features, scores = [], []
+    with torch.inference_mode():
+        for start, stop in runtime.batches(n, generator.batch_size):
+            images = generator(codes[start:stop]).cpu()
+            features.append(image_features(images))
+            scores.append(scores_of(reader, images))
+    described = torch.cat(features)
+    inside = Range.fit(described)
+    read_off = torch.cat(scores)
+    spread = _nan_std(read_off)
+    floor = torch.tensor([each.error for each in describe(reader)]).nan_to_num().clamp(min=1e-6)
+    is_known = (read_off.isfinite().sum(0) >= FEWEST) & (spread > floor)
+    return Yardstick(
+        inside,
+        float(inside.distance(described).median()),
+        sample_distance(generator, directions, seed=seed),
+        tuple(reader.attributes),
+        torch.where(is_known, spread, math.nan),
+    )
+
+
+def scores_of(reader: Reader, images: Tensor) -> Tensor:
+    """Read images: float64 [batch, attributes], NaN where the reader abstains."""
+    reading = read(reader, images)
+    return torch.where(reading.certain, reading.scores, math.nan).double()
+
+
+def _nan_std(scores: Tensor) -> Tensor:
+    return (scores - scores.nanmean(0)).square().nanmean(0).sqrt()
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """What each of k directions does at each of some strengths, mean over the same codes."""
+
+    names: tuple[str, ...]
+    """Of the directions."""
+    attributes: tuple[str, ...]
+    """What the reader reads."""
+    strengths: Tensor
+    """σ, ascending from the lower limit over 0 to the upper one, [k, steps]."""
+    change: Tensor
+    """`image_distance` from the image at 0, as a share of the mean distance of two samples, [k, steps]."""
+    cost: Tensor
+    """How far the squared distance in the generator's own range has gone from what it was at 0 to the edge, median
+    over codes, [k, steps]: 0 at 0, 1 at the edge."""
+    attribute: Tensor
+    """Change of each attribute from 0, in its standard deviations among samples, [k, steps, attributes]; 0 for one
+    that never varies or cannot be read."""
+    error: Tensor
+    """Standard error of that mean over codes, [k, steps, attributes]."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def cap(self, which: int) -> float:
+        """Return the nearer limit of a direction, in σ."""
+        return float(min(-self.strengths[which, 0], self.strengths[which, -1]))
+
+    def at(self, figure: Literal["change", "cost", "attribute", "error"], which: int, sigma: float) -> np.ndarray:
+        """Return a figure of one direction at a strength, interpolated linearly: [] or [attributes]."""
+        places = self.strengths[which].numpy()
+        values = getattr(self, figure)[which].numpy()
+        high = int(np.clip(np.searchsorted(places, sigma), 1, len(places) - 1))
+        share = np.clip((sigma - places[high - 1]) / max(places[high] - places[high - 1], 1e-12), 0.0, 1.0)
+        return values[high - 1] + share * (values[high] - values[high - 1])
+
+    def moved(self, which: int, sigma: float) -> np.ndarray:
+        """Return how much each attribute changes from -σ to +σ, in standard deviations: [attributes]."""
+        return self.at("attribute", which, sigma) - self.at("attribute", which, -sigma)
+
+    def moved_error(self, which: int, sigma: float) -> np.ndarray:
+        """Return the standard error of `moved`: [attributes]."""
+        return np.hypot(self.at("error", which, sigma), self.at("error", which, -sigma))
+
+    def strengths_at(self, calibration: Calibration, target: float | None = None) -> Strengths:
+        """Return the strengths at which every direction does what a calibration wants.
+
+        Args:
+            calibration: which one.
+            target: what it wants; by default that of `TARGETS`.
+
+        Raises:
+            UserError: on a calibration that is not known, or a target that is not above 0.
+        """
+        if calibration not in CALIBRATIONS:
+            raise UserError(f"calibration {calibration!r} is not known; allowed: {', '.join(CALIBRATIONS)}")
+        target = TARGETS[calibration] if target is None else target
+        if not 0 < target < math.inf:
+            raise UserError(f"target {target} came for {calibration}; give a number above 0")
+        found = [self._strength(k, calibration, target) for k in range(len(self))]
+        return Strengths(
+            calibration,
+            target,
+            torch.tensor([strength for strength, _ in found]),
+            torch.tensor([is_reached for _, is_reached in found], dtype=torch.bool),
+        )
+
+    def _strength(self, which: int, calibration: Calibration, target: float) -> tuple[float, bool]:
+        cap = self.cap(which)
+        if not cap > 0:  # false for NaN as well: a direction that changes nothing has no limits
+            return REFERENCE, False
+        if calibration == "native":
+            return min(target, cap), True
+        sigmas = np.concatenate([[0.0], cap * LIMIT_RATIO ** np.linspace(1 - SIDE_STEPS, 0, 40 * SIDE_STEPS)])
+        if calibration == "attribute":
+            wanted = self.wanted(which)
+            done = np.array([abs(self.moved(which, sigma)[wanted]) for sigma in sigmas])
+        else:
+            figure: Literal["change", "cost"] = "change" if calibration == "change" else "cost"
+            done = np.array([(self.at(figure, which, s) + self.at(figure, which, -s)) / 2 for s in sigmas])
+        reached = np.flatnonzero(done >= target)
+        if not len(reached):
+            return cap, False
+        high = int(reached[0])
+        share = (target - done[high - 1]) / (done[high] - done[high - 1]) if high else 0.0
+        return float(sigmas[high - 1] + share * (sigmas[high] - sigmas[high - 1])), True
+
+    def wanted(self, which: int) -> int:
+        """Return the attribute that a direction moves most at the strength of equal image change."""
+        sigma, _ = self._strength(which, "change", TARGETS["change"])
+        return int(np.abs(self.moved(which, sigma)).argmax())
+
+    def save(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write one `.safetensors` file."""
+        from safetensors.torch import save_file
+
+        from .files import written_beside
+
+        header = {"format": FORMAT, "names": list(self.names), "attributes": list(self.attributes)}
+        with written_beside(path, force=force) as beside:
+            tensors = {name: getattr(self, name).contiguous() for name in _FIGURES}
+            save_file(tensors, beside, metadata={"eigenlens": json.dumps(header, ensure_ascii=False)})
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Profile:
+        """Read a file that `save` wrote.
+
+        Raises:
+            UserError: where it is none.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = json.loads((file.metadata() or {}).get("eigenlens", "{}"))
+                if header.get("format") != FORMAT:
+                    raise UserError(f"{path} is in format {header.get('format')!r}; this version reads {FORMAT!r}")
+                tensors = {name: file.get_tensor(name) for name in _FIGURES}
+        except (SafetensorError, ValueError, OSError) as error:
+            raise UserError(f"{path} is no profile of directions: {error}") from error
+        return cls(tuple(header["names"]), tuple(header["attributes"]), **tensors)
+
+
+@dataclass(frozen=True, eq=False)
+class Strengths:
+    """The strengths at which directions do equally much."""
+
+    calibration: Calibration
+    """What is equal."""
+    target: float
+    """How much of it."""
+    sigma: Tensor
+    """Strength of each direction in σ, [k]; where it is not reached, the nearer limit."""
+    reached: Tensor
+    """Whether it is reached within the limits, [k]; one where it is not is dead."""
+
+    @property
+    def n_dead(self) -> int:
+        """How many directions do not get there."""
+        return int((~self.reached).sum())
+
+
+def recalibrated(directions: Directions, strengths: Strengths) -> Directions:
+    """Return the same directions in a unit of their own: `REFERENCE` units are what the calibration found.
+
+    A metric that measures at ±2 σ then measures where every direction does equally much. Their `sigma` is the unit's
+    length, no longer the standard deviation of the space.
+
+    Args:
+        directions: in σ.
+        strengths: of the same directions.
+    """
+    if directions.unit != "sigma":
+        raise UserError("directions in raw units came to be recalibrated; turn them into σ first (in_sigma)")
+    if strengths.calibration == "native":
+        return directions
+    units = (strengths.sigma / REFERENCE).to(directions.sigma)
+    return replace(
+        directions,
+        sigma=directions.sigma * units,
+        limits=directions.limits / units[:, None],
+        effect=torch.full((len(directions),), math.nan),
+    )
+
+
+def measure_profile(
+    generator: Generator,
+    directions: Directions,
+    reader: Reader,
+    yardstick: Yardstick,
+    *,
+    n_codes: int = PROFILE_CODES,
+    seed: int = PROFILE_SEED,
+) -> Profile:
+    """Walk `n_codes` codes along every direction to both limits, and look at the images.
+
+    It costs `n_codes` x 17 images a direction. The codes are drawn after those of the yardstick.
+
+    Args:
+        generator: the generator.
+        directions: in σ, with limits; a direction without is walked to ±`REFERENCE`.
+        reader: of attributes.
+        yardstick: of the generator; see `measure_yardstick`.
+        n_codes: codes that are walked.
+        seed: of the codes.
+    """
+    codes = sample_for(generator, directions, n_codes, seed=seed, start=LIMIT_SAMPLES)
+    sides = LIMIT_RATIO ** torch.arange(1 - SIDE_STEPS, 1, dtype=torch.float64)  # [steps of a side], up to 1
+    rows = []
+    for k in runtime.progress(range(len(directions)), what="profile"):
+        low, high = (float(end) for end in directions.limits[k])
+        ends = (low, high) if math.isfinite(low) and math.isfinite(high) else (-REFERENCE, REFERENCE)
+        steps = torch.cat([ends[0] * sides.flip(0), torch.zeros(1, dtype=torch.float64), ends[1] * sides])
+        images = traverse(generator, codes, directions, k, steps.tolist())  # [codes, steps, c, h, w]
+        row = _looked_at(images, reader, yardstick)
+        rows.append((steps if math.isfinite(low) else torch.full_like(steps, math.nan), *row))
+    columns = [torch.stack(column).float() for column in zip(*rows, strict=True)]
+    return Profile(directions.names, yardstick.attributes, *columns)
+
+
+def _looked_at(images: Tensor, reader: Reader, yardstick: Yardstick) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return change [steps], cost [steps], attribute and error [steps, attributes] of images [codes, steps, ...]."""
+    n, steps = images.shape[:2]
+    middle = steps // 2
+    here = images[:, middle : middle + 1].expand_as(images).flatten(0, 1)
+    flat = images.flatten(0, 1)
+    change = image_distance(here, flat).unflatten(0, (n, steps)).mean(0) / yardstick.distance
+    distance = yardstick.inside.distance(image_features(flat)).unflatten(0, (n, steps)).median(0).values
+    way = max(yardstick.inside.edge - float(distance[middle]), 1e-6)
+    scores = torch.cat([scores_of(reader, flat[start:stop]) for start, stop in runtime.batches(len(flat), 64)])
+    scores = scores.unflatten(0, (n, steps))
+    moved = (scores - scores[:, middle : middle + 1]) / yardstick.spread  # [codes, steps, attributes]
+    counted = moved.isfinite().sum(0).clamp(min=1)
+    error = _nan_std(moved) / counted.sqrt()
+    return change, (distance - distance[middle]) / way, moved.nanmean(0).nan_to_num(), error.nan_to_num()

@@ -1,0 +1,101 @@
+"""Intervals, p-values and agreement on hand-made arrays."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from eigenlens.errors import UserError
+from eigenlens.inference import krippendorff_alpha, nested_bootstrap, p_value
+
+NAN = math.nan
+
+
+def test_the_mean_is_a_mean_of_means() -> None:
+    values = np.array([[[1.0, 1.0, 1.0], [3.0, NAN, NAN]], [[NAN, NAN, NAN], [8.0, 8.0, 8.0]]])
+    found = nested_bootstrap(values)
+    assert found.mean == 5.0  # (mean of 1 and 3, then 8), not the mean of seven values
+    assert found.levels == (2, 2, 3)
+
+
+def test_a_single_value_has_no_interval() -> None:
+    found = nested_bootstrap(np.array([[[0.4]]]))
+    assert found.mean == 0.4
+    assert math.isnan(found.low)
+    assert not found.excludes_zero
+
+
+def test_no_value_is_an_error() -> None:
+    with pytest.raises(UserError, match="no finite value"):
+        nested_bootstrap(np.full((2, 2), NAN))
+
+
+def test_one_level_is_the_ordinary_bootstrap() -> None:
+    values = np.random.default_rng(0).normal(size=200)
+    found = nested_bootstrap(values, draws=4000)
+    wanted = 1.96 * values.std() / math.sqrt(200)
+    assert found.high - found.mean == pytest.approx(wanted, rel=0.1)
+    assert found.mean - found.low == pytest.approx(wanted, rel=0.1)
+
+
+def test_the_outermost_level_carries_its_own_variance() -> None:
+    """Ten code seeds of each of two generators that differ are two measurements, not twenty."""
+    values = np.array([0.0, 1.0])[:, None] + np.zeros((2, 10))
+    nested = nested_bootstrap(values)
+    flat = nested_bootstrap(values.flatten())
+    assert (nested.low, nested.high) == (0.0, 1.0)
+    assert flat.high - flat.low < 0.5
+
+
+def test_inner_levels_are_resampled_within_their_parent() -> None:
+    """Values that differ within each generator alone give an interval, though the generators' means are the same."""
+    values = np.tile(np.linspace(-1, 1, 5), (4, 1))
+    found = nested_bootstrap(values)
+    assert found.mean == pytest.approx(0)
+    # four generators of five codes each: the variance of the mean is that of twenty independent draws
+    assert found.high == pytest.approx(1.96 * math.sqrt(0.5 / 20), rel=0.15)
+
+
+def test_the_bootstrap_depends_on_its_seed_alone() -> None:
+    values = np.random.default_rng(1).normal(size=(3, 4))
+    assert nested_bootstrap(values, seed=2) == nested_bootstrap(values, seed=2)
+    assert nested_bootstrap(values, seed=2) != nested_bootstrap(values, seed=3)
+
+
+def test_p_values_count_the_null() -> None:
+    assert p_value(5.0, [1.0, 2.0, 3.0]) == 0.25
+    assert p_value(1.0, [1.0, 2.0, 3.0]) == 1.0
+    assert p_value(5.0, [1.0, NAN, 3.0]) == pytest.approx(1 / 3)
+    assert math.isnan(p_value(5.0, []))
+    assert math.isnan(p_value(NAN, [1.0]))
+
+
+CODERS = np.array(
+    [
+        [1, 2, 3, 3, 2, 1, 4, 1, 2, NAN, NAN, NAN],
+        [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, NAN, 3],
+        [NAN, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, NAN],
+        [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, NAN],
+    ]
+)
+"""Krippendorff 2011, section C: four observers, twelve units."""
+
+
+@pytest.mark.parametrize(("scale", "alpha"), [("nominal", 0.743), ("ordinal", 0.815), ("interval", 0.849)])
+def test_alpha_is_the_published_one(scale: str, alpha: float) -> None:
+    assert krippendorff_alpha(CODERS, scale) == pytest.approx(alpha, abs=5e-4)  # type: ignore[arg-type]
+
+
+def test_alpha_of_perfect_useless_and_empty_ratings() -> None:
+    same = np.tile([1.0, 3.0, 5.0, 2.0], (3, 1))
+    assert krippendorff_alpha(same) == 1.0
+    noise = np.random.default_rng(0).integers(1, 6, size=(5, 400)).astype(float)
+    assert abs(krippendorff_alpha(noise)) < 0.05
+    opposed = np.array([[1.0, 5.0, 1.0, 5.0], [5.0, 1.0, 5.0, 1.0]])
+    assert krippendorff_alpha(opposed) < -0.5
+    assert math.isnan(krippendorff_alpha(np.array([[1.0, NAN], [NAN, 2.0]])))
+    assert math.isnan(krippendorff_alpha(np.full((3, 4), 2.0)))
+    with pytest.raises(UserError, match="scale 'ratio' is not known"):
+        krippendorff_alpha(same, "ratio")  # type: ignore[arg-type]
