@@ -420,6 +420,10 @@ def _plain(value: Any) -> Any:
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
+def _tell_nobody(line: str) -> None:
+    """Say nothing."""
+
+
 @dataclass
 class Comparison:
     """A grid, and the folder that holds what is known of it.
@@ -437,7 +441,7 @@ class Comparison:
     """Where everything lies."""
     device: str = "auto"
     """Of the networks."""
-    log: Callable[[str], None] = lambda line: None
+    log: Callable[[str], None] = _tell_nobody
     """Is told what happens."""
 
     def __post_init__(self) -> None:

@@ -47,7 +47,7 @@ Calibration = Literal["native", "change", "attribute", "realism"]
 CALIBRATIONS: tuple[Calibration, ...] = ("native", "change", "attribute", "realism")
 REFERENCE = 2.0
 """σ of the native calibration, and units of strength that a calibrated direction needs to do what is wanted."""
-TARGETS: Mapping[Calibration, float] = {"native": REFERENCE, "change": 0.25, "attribute": 1.0, "realism": 0.5}
+TARGETS: Mapping[str, float] = {"native": REFERENCE, "change": 0.25, "attribute": 1.0, "realism": 0.5}
 """What each calibration wants: σ; a share of the distance of two samples; standard deviations; a share of the way."""
 
 SIDE_STEPS = 8
@@ -187,12 +187,13 @@ class Profile:
         if calibration == "native":
             return min(target, cap), True
         sigmas = np.concatenate([[0.0], cap * LIMIT_RATIO ** np.linspace(1 - SIDE_STEPS, 0, 40 * SIDE_STEPS)])
+        places = self.strengths[which].numpy()
         if calibration == "attribute":
-            wanted = self.wanted(which)
-            done = np.array([abs(self.moved(which, sigma)[wanted]) for sigma in sigmas])
+            values = self.attribute[which, :, self.wanted(which)].numpy()
+            done = np.abs(np.interp(sigmas, places, values) - np.interp(-sigmas, places, values))
         else:
-            figure: Literal["change", "cost"] = "change" if calibration == "change" else "cost"
-            done = np.array([(self.at(figure, which, s) + self.at(figure, which, -s)) / 2 for s in sigmas])
+            values = (self.change if calibration == "change" else self.cost)[which].numpy()
+            done = (np.interp(sigmas, places, values) + np.interp(-sigmas, places, values)) / 2
         reached = np.flatnonzero(done >= target)
         if not len(reached):
             return cap, False

@@ -1,0 +1,309 @@
+"""The grid, its results and claims: on a painter whose axes are known, and on hand-made numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eigenlens.cli import main
+from eigenlens.compare import (
+    PRESETS,
+    Comparison,
+    Entry,
+    Grid,
+    Results,
+    Summary,
+    claims,
+    in_words,
+    load_grid,
+    summarise,
+    tables,
+    write_tables,
+)
+from eigenlens.errors import UserError
+from eigenlens.inference import nested_bootstrap
+from eigenlens.method import METHODS
+
+MATRIX = "attribute_matrix_pixels_v1(reader=painted:Regions)"
+
+
+@pytest.fixture(autouse=True)
+def bad_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS.table, "copies", "painted:Copies")
+    monkeypatch.setitem(METHODS.table, "broken", "painted:Broken")
+
+
+def small(**changes) -> Grid:
+    plain = {
+        "generators": {"painter": ["painted:painter"]},
+        "methods": ["axes", "random"],
+        "metrics": [MATRIX, "latent_orthogonality_v1"],
+        "k": 4,
+        "null": 5,
+        "reader": "painted:Regions",
+        "profile_codes": 8,
+    }
+    return Grid.from_dict(plain | changes)
+
+
+# --- asking -----------------------------------------------------------------------------------------------------------
+
+
+def test_entries_read_arguments_of_every_kind() -> None:
+    entry = Entry.parse('ganspace( at=layer3, n_samples=1500, x=[1, "a,b"] )')
+    assert entry.arguments == {"at": "layer3", "n_samples": 1500, "x": [1, "a,b"]}
+    assert Entry.parse(str(entry)) == entry
+    for bad in ("", "sefa(", "sefa(5)", "sefa(a=1) b"):
+        with pytest.raises(UserError, match="is no name with arguments"):
+            Entry.parse(bad)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"methods": ["sefaa"]}, "Did you mean 'sefa'?"),
+        ({"methods": ["sefa(n_direction=3)"]}, "sefa has no argument 'n_direction'; it has"),
+        ({"methods": ["axes", "axes"]}, "a method came twice"),
+        ({"metrics": ["mig_v9"]}, "unknown metric 'mig_v9'"),
+        ({"calibrations": ["sigma"]}, "calibration 'sigma' is not known"),
+        ({"reader": "pixel"}, "Did you mean 'pixels'?"),
+        ({"seed": [0]}, "a grid has no 'seed'; it has"),
+        ({"seeds": ["x"]}, "the grid cannot be read"),
+        ({"seeds": []}, "at least one"),
+        ({"k": 0}, "whole numbers from 1"),
+    ],
+)
+def test_mistakes_in_a_grid_are_named(changes, says: str) -> None:
+    with pytest.raises(UserError) as error:
+        small(**changes)
+    assert says in str(error.value)
+
+
+def test_a_grid_is_plain_data(tmp_path: Path) -> None:
+    grid = small(methods=["axes", "random(law=covariance)"], targets={"change": 0.3})
+    assert Grid.from_dict(json.loads(json.dumps(grid.to_dict()))) == grid
+    assert grid.targets["realism"] == 0.5
+    file = tmp_path / "grid.yaml"
+    file.write_text("generators: {faces: [a, b]}\nmethods: [{name: axes, n_directions: 3}]\nseeds: [1, 2]\n")
+    read = load_grid(None, file, seeds=(7,), k=None)
+    assert read.generators == {"faces": ("a", "b")}
+    assert read.methods == (Entry("axes", {"n_directions": 3}),)
+    assert read.seeds == (7,)
+    for preset in PRESETS:
+        load_grid(preset)
+    with pytest.raises(UserError, match="unknown preset 'slow'; known: quick"):
+        load_grid("slow")
+    file.write_text("- 1")
+    with pytest.raises(UserError, match="holds no grid"):
+        load_grid(None, file)
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(METHODS.table, "copies", "painted:Copies")
+        generators = {"painter": ["painted:painter"], "shuffled": ["painted:shuffled"]}
+        grid = small(generators=generators, methods=["axes", "random", "copies", "eigen"], oracle="painted:painter")
+        comparison = Comparison(grid, tmp_path_factory.mktemp("comparison"))
+        comparison.run()
+    return comparison
+
+
+def test_every_cell_is_a_line_with_all_that_is_needed_to_get_it_again(done: Comparison) -> None:
+    assert done.is_complete()
+    lines = done.results.read()
+    assert len(lines) == len(done.cells()) == 2 * 5 * (4 + 1)
+    line = next(each for each in lines if each["status"] == "done" and each["cell"]["metric"] == MATRIX)
+    for key in ("value", "protocol", "version", "n", "seed", "seconds", "cpu_seconds", "device", "generator", "dead"):
+        assert line[key] is not None
+    assert line["command"].startswith("eigenlens compare --generators painted:painter --methods axes")
+
+
+def test_what_a_family_lacks_is_not_applicable_with_the_reason(done: Comparison) -> None:
+    lines = [each for each in done.results.read() if each["cell"]["method"] == "eigen"]
+    assert {each["status"] for each in lines} == {"n/a"}
+    assert "no axes of its own" in lines[0]["reason"]
+
+
+def value(done: Comparison, group: str, method: str, calibration: str, figure: str | None = None) -> float:
+    for each in summarise(done):
+        if (each.group, each.method, each.metric, each.calibration) == (group, method, MATRIX, calibration):
+            assert each.interval is not None
+            return each.further[figure] if figure else each.interval.mean
+    raise AssertionError(f"no {group} {method} {calibration}")
+
+
+@pytest.mark.parametrize("calibration", ["native", "change", "attribute", "realism"])
+def test_pure_axes_beat_random_ones_and_shuffled_weights(done: Comparison, calibration: str) -> None:
+    pure = value(done, "painter", "axes", calibration)
+    assert pure > value(done, "painter", "random", calibration) + 0.1
+    assert pure > value(done, "shuffled", "axes", calibration) + 0.1
+    assert value(done, "painter", "oracle", calibration) == pytest.approx(pure)  # here they are the same axes
+
+
+def test_copies_are_pure_and_still_come_out_bad(done: Comparison) -> None:
+    assert value(done, "painter", "copies", "native", "coverage 4") < value(
+        done, "painter", "axes", "native", "coverage 4"
+    )
+    orthogonality = {each.method: each for each in summarise(done) if each.metric == "latent_orthogonality_v1"}
+    assert orthogonality["copies"].interval is not None
+    assert orthogonality["copies"].interval.mean == pytest.approx(0.0, abs=1e-6)
+    assert orthogonality["copies"].calibration == "any"
+
+
+def test_a_finished_run_computes_nothing_again(done: Comparison) -> None:
+    before = done.results.path.read_text("utf-8")
+    Comparison(done.grid, done.folder).run()
+    assert done.results.path.read_text("utf-8") == before
+
+
+def test_tables_are_written_and_say_the_same(done: Comparison) -> None:
+    found = tables(summarise(done))
+    row = {each["method"]: each for each in found["painter", MATRIX]}
+    assert row["eigen"]["native"] == "n/a"
+    assert float(row["axes"]["native"].split()[0]) == pytest.approx(value(done, "painter", "axes", "native"), abs=6e-4)
+    write_tables(done)
+    text = (done.folder / "tables" / "all.md").read_text("utf-8")
+    assert row["axes"]["native"] in text
+    assert "too few seeds" in text
+    csv = (done.folder / "tables" / "all.csv").read_text("utf-8").splitlines()
+    assert csv[0].startswith("generator,method,metric,calibration,status,mean")
+    assert len(csv) == 1 + len(summarise(done))
+
+
+def test_a_failed_cell_names_its_reason_and_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = small(methods=["broken", "axes"], metrics=["latent_orthogonality_v1"])
+    comparison = Comparison(grid, tmp_path)
+    comparison.run()
+    assert comparison.is_complete()
+    first = {each["cell"]["method"]: each for each in comparison.results.read()}
+    assert first["broken"]["reason"] == "ZeroDivisionError: nothing to divide by"
+    assert first["axes"]["status"] == "done"
+    monkeypatch.setitem(METHODS.table, "broken", "painted:Copies")  # somebody mends it
+    Comparison(grid, tmp_path).run()
+    latest = [each["status"] for each in comparison.results.latest().values()]
+    assert latest == ["done", "done"]
+    assert len(comparison.results.read()) == 3
+
+
+def test_processes_share_the_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = small(metrics=["latent_orthogonality_v1"], methods=["axes", "random", "copies"], seeds=[0, 1])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    counts = []
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        comparison = Comparison(grid, tmp_path)
+        comparison.run()
+        counts.append(len(comparison.results.read()))
+    assert counts == [3, 6]
+    assert comparison.is_complete()
+
+
+def test_a_stopped_write_harms_no_other_line(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    results.append({"cell": {"a": 1}, "value": 1.0})
+    with open(results.path, "a") as file:
+        file.write('{"cell": {"a": 2}, "val')
+    results.append({"cell": {"a": 3}, "value": math.nan})
+    assert [each["cell"]["a"] for each in results.read()] == [1, 3]
+    assert results.read()[1]["value"] is None
+
+
+def _append_many(folder: Path, writer: int) -> None:
+    for number in range(50):
+        Results(folder).append({"cell": {"writer": writer, "number": number}, "text": "x" * 9000})
+
+
+def test_many_writers_lose_nothing(tmp_path: Path) -> None:
+    writers = [multiprocessing.get_context("fork").Process(target=_append_many, args=(tmp_path, i)) for i in range(4)]
+    for each in writers:
+        each.start()
+    for each in writers:
+        each.join()
+    lines = Results(tmp_path).read()
+    assert len({(each["cell"]["writer"], each["cell"]["number"]) for each in lines}) == 200
+    assert all(len(each["text"]) == 9000 for each in lines)
+
+
+# --- claims -----------------------------------------------------------------------------------------------------------
+
+
+def summary(method: str, calibration: str, values: list[float]) -> Summary:
+    array = np.array(values)[:, None, None]
+    return Summary(
+        "faces", method, "purity_v1", calibration, array, nested_bootstrap(array), 0, 10, math.nan, "done", "", "", {}
+    )
+
+
+def both(first: dict[str, list[float]], second: dict[str, list[float]]):
+    summaries = [summary("one", name, values) for name, values in first.items()]
+    summaries += [summary("two", name, values) for name, values in second.items()]
+    (claim,) = claims(summaries)
+    return claim
+
+
+HIGH = [0.8, 0.9, 0.85, 0.82, 0.88]
+LOW = [0.3, 0.5, 0.4, 0.35, 0.45]
+
+
+def test_an_order_that_holds_everywhere_is_claimed_whichever_comes_first() -> None:
+    claim = both({"native": HIGH, "change": HIGH}, {"native": LOW, "change": LOW})
+    assert (claim.verdict, claim.first) == ("higher", "one")
+    claim = both({"native": LOW, "change": LOW}, {"native": HIGH, "change": HIGH})
+    assert (claim.verdict, claim.first, claim.second) == ("higher", "two", "one")
+    assert all(each.low > 0 for each in claim.differences.values())
+    assert "two is higher than one (native +0.45" in in_words(claim)
+
+
+def test_an_order_that_turns_or_fades_depends_on_calibration() -> None:
+    assert both({"native": HIGH, "change": LOW}, {"native": LOW, "change": HIGH}).verdict == "depends on calibration"
+    faded = both({"native": HIGH, "change": LOW}, {"native": LOW, "change": LOW[::-1]})
+    assert faded.verdict == "depends on calibration"
+    assert "depends on calibration" in in_words(faded)
+    missing = both({"native": HIGH, "change": HIGH}, {"native": LOW})
+    assert missing.verdict == "depends on calibration"
+
+
+def test_no_order_is_claimed_from_noise_or_few_seeds() -> None:
+    assert both({"native": LOW}, {"native": LOW[::-1]}).verdict == "not shown"
+    assert both({"native": HIGH[:4]}, {"native": LOW[:4]}).verdict == "too few seeds"
+
+
+def test_differences_are_paired() -> None:
+    """Seeds that differ more than the methods do hide nothing: each seed is compared with itself."""
+    seeds = np.array([0.1, 0.5, 0.9, 0.3, 0.7])
+    assert both({"native": list(seeds + 0.02)}, {"native": list(seeds)}).verdict == "higher"
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_compares(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "compare",
+        "--generators",
+        "painted:painter",
+        "--methods",
+        "axes",
+        "random",
+        "--metrics",
+        MATRIX,
+        "--reader",
+        "painted:Regions",
+    ]
+    words += ["--calibrations", "native", "--k", "3", "--null", "3", "--out", str(tmp_path / "c")]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "| axes | 3 |" in out
+    assert (tmp_path / "c" / "results.jsonl").exists()
+    assert main(["compare", "--methods", "sefaa", "--out", str(tmp_path / "d")]) == 2
+    assert "Did you mean 'sefa'?" in capsys.readouterr().err
+    assert not (tmp_path / "d").exists()
