@@ -72,6 +72,35 @@ def test_partial_synthesis_equals_the_whole(tiny: Tiny, family: str) -> None:
 
 
 @pytest.mark.parametrize("family", TINY)
+def test_what_moves_later_parts_goes_on_from_a_shared_state(tiny: Tiny, family: str) -> None:
+    g = tiny(family)
+    drawn = g.sample(2, seed=1, space=g.prior, label=label_for(g))
+    for space in g.spaces.values():
+        codes = g.lift(drawn, space.name)
+        codes = codes.with_latent(codes.latent.expand(-1, space.slots, -1).clone())
+        for part in space.parts:
+            latent = codes.latent.clone()
+            latent[:, part.slot, part.start : part.stop] += 0.5
+            moved = codes.with_latent(latent)
+            assert g.first_layer_moved(codes, moved) == g.first_layer_fed(part.name, space)
+            state = g.start(codes, g.first_layer_fed(part.name, space))
+            for _ in range(2):  # a state serves many edits, so nothing may write into it
+                assert torch.equal(g.finish(moved, state), g(moved)), (space.name, part.name)
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_codes_that_differ_otherwise_share_nothing(tiny: Tiny, family: str) -> None:
+    g = tiny(family)
+    codes = g.sample(2, seed=1, label=label_for(g))
+    assert g.first_layer_moved(codes, codes) == g.layers[-1].name
+    noisy = g.sample(2, seed=1, label=label_for(g), noise="random")
+    assert g.first_layer_moved(codes, noisy) == g.layers[0].name
+    if codes.labels is not None:
+        other = g.sample(2, seed=1, label=1 - codes.labels[0].argmax() % 2)
+        assert g.first_layer_moved(codes, other) == g.layers[0].name
+
+
+@pytest.mark.parametrize("family", TINY)
 def test_anatomy_is_as_told(tiny: Tiny, family: str) -> None:
     g = tiny(family)
     codes = g.sample(2, seed=1, label=label_for(g))

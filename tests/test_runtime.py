@@ -38,6 +38,16 @@ def test_uniform_rows() -> None:
     assert abs(float(rows.mean()) - 0.5) < 0.02
 
 
+@pytest.mark.parametrize(
+    ("told", "cores"), [("150000 100000", 1), ("50000 100000", 1), ("max 100000", None), (None, None)]
+)
+def test_cores_end_at_the_quota_of_the_container(tmp_path: Path, told: str | None, cores: int | None) -> None:
+    if told is not None:
+        (tmp_path / "cpu.max").write_text(told)
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert runtime.available_cores(tmp_path / "cpu.max") == (cores or bound)
+
+
 def test_batches_cover_all() -> None:
     assert list(runtime.batches(7, 3)) == [(0, 3), (3, 6), (6, 7)]
     assert list(runtime.batches(0, 3)) == []

@@ -57,6 +57,7 @@ def demo(*, out: Path = Path("demo"), threads: int | None = None, force: bool = 
         raise UserError(f"{out / 'index.html'} exists already; choose another folder with --out, or pass --force")
     began = time.monotonic()
     runtime.set_threads(threads)
+    runtime.keep_freed_memory()
     generator = load_generator(GENERATOR)
     print(f"{generator.name}: an EigenGAN of {generator.resolution} px; its own axes, the deepest layer first:\n")
     axes = find_directions("eigen", generator)

@@ -276,8 +276,12 @@ class Edited:
 
     def images(self, generator: Generator) -> Tensor:
         """Return the image before and the one after, [2, channels, height, width]."""
+        before, after = self.before, self.after
         with torch.inference_mode():
-            return torch.cat([generator(self.before), show(generator, self.before, self.after, self.region)]).cpu()
+            state = generator.start(before, generator.first_layer_moved(before, after))  # what they share, once
+            whole = self.region is None
+            second = generator.finish(after, state) if whole else show(generator, before, after, self.region)
+            return torch.cat([generator.finish(before, state), second]).cpu()
 
 
 def show(generator: Generator, before: Codes, after: Codes, region: Box | None) -> Tensor:

@@ -453,6 +453,19 @@ class Generator:
         fed = {name for part in space.picked(layers) for name in part.layers}
         return next((layer.name for layer in self.layers if layer.name in fed), self.layers[0].name)
 
+    def first_layer_moved(self, before: Codes, after: Codes) -> str:
+        """Return the first layer that reads what differs between two batches: all before it they share."""
+        alike = before.space is after.space and before.noise_seeds == after.noise_seeds
+        alike &= before.truncation == after.truncation and (before.labels is None) == (after.labels is None)
+        if before.labels is not None and after.labels is not None:
+            alike &= torch.equal(before.labels, after.labels)
+        if not alike or len(before) != len(after):
+            return self.layers[0].name
+        space = before.space
+        same = (before.latent == after.latent).all(0).expand(space.slots, -1)  # [slots, dim]
+        parts = [part.name for part in space.parts if not same[part.slot, part.start : part.stop].all()]
+        return self.first_layer_fed(",".join(parts), space) if parts else self.layers[-1].name
+
     def encode_labels(self, label: Any, n: int, *, seed: int = 0, start: int = 0) -> Tensor | None:
         """Turn a label, as users write it, into rows [n, n_labels]; None for an unconditional generator.
 

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
@@ -92,9 +93,38 @@ def set_threads(threads: int | None = None) -> int:
 
     if threads is not None and threads < 1:
         raise UserError(f"--threads {threads} is not a number of threads; give 1 or more")
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(threads or min(allowed, torch.get_num_threads()))
+    torch.set_num_threads(threads or min(available_cores(), torch.get_num_threads()))
     return torch.get_num_threads()
+
+
+def available_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Return how many cores this process may use: those that it is bound to, within the quota of its container.
+
+    Args:
+        quota: where Linux tells it, as `MICROSECONDS PERIOD` or `max PERIOD`.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        share, period = quota.read_text("ascii").split()
+        return max(1, min(cores, int(share) // int(period)))
+    except (OSError, ValueError):  # another system, or no quota
+        return cores
+
+
+def keep_freed_memory() -> None:
+    """Tell the C library to keep freed memory for the next tensor; it holds for the whole process.
+
+    Otherwise glibc gives large tensors back to the system as soon as they are freed, and the page faults of getting
+    them again take a tenth of a training step and a third of an image of 1024 px. Other C libraries are left alone.
+    """
+    trim, pad, threshold = -1, -2, -3  # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(threshold, 1 << 30) or mallopt(threshold, 1 << 25)  # older releases allow no more
+    mallopt(trim, (1 << 31) - 1)
+    mallopt(pad, 1 << 28)
 
 
 # --- seeds ------------------------------------------------------------------------------------------------------------
@@ -262,19 +292,3 @@ def stop_requested() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def keep_freed_memory() -> None:
-    """Tell the C library to keep freed memory for the next step; it holds for the whole process.
-
-    Otherwise glibc gives large tensors back to the system as soon as they are freed, and the page faults of getting
-    them again take a tenth of a step. Other C libraries are left alone.
-    """
-    trim, pad, threshold = -1, -2, -3  # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    mallopt(threshold, 1 << 30) or mallopt(threshold, 1 << 25)  # older releases allow no more
-    mallopt(trim, (1 << 31) - 1)
-    mallopt(pad, 1 << 28)

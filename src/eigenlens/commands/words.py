@@ -43,6 +43,7 @@ class Machine:
             UserError: on an option that is no NAME=VALUE.
         """
         runtime.set_threads(self.threads)
+        runtime.keep_freed_memory()
         options = {}
         for each in self.option:
             name, equals, value = each.partition("=")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..codes import Codes, Part, Space
 from ..errors import UserError
 from ..generator import Generator, Layer, Layout, OwnAxes, State, StyleMatrix, needs
-from .ops import read_into
+from .ops import kept, read_into
 
 SLOPE = 0.2  # of every leaky ReLU
 BASE = 4  # pixels of the first feature map
@@ -279,6 +279,58 @@ class EigenGANNetwork(nn.Module):
         return [block.subspace for block in self.blocks]  # type: ignore[misc]
 
 
+# --- the frozen network -----------------------------------------------------------------------------------------------
+
+
+def advanced(block: Block, h: Tensor, z: Tensor) -> Tensor:
+    """Return what `block` makes of features h [batch, c, h, w] and z [batch, q].
+
+    The same as its `forward`, but for frozen weights: the convolved maps of the subspace are kept, each injection is
+    one matrix product that adds as it goes, and what nobody reads again is overwritten.
+    """
+    first, second = kept(block, "injections", block.injections, *block.parameters())
+    z = torch.cat([z, z.new_ones(len(z), 1)], dim=1).to(h)  # [batch, q + 1]: the offset goes with the rest
+    h = _injected(torch.addmm(_flat(h), z, first.flatten(1)), h)
+    h = block.conv1(F.leaky_relu(h, SLOPE, inplace=True))  # [batch, c', 2h, 2w]
+    if second is not None:
+        h = _injected(_flat(h).addmm_(z, second.flatten(1)), h)
+    return block.conv2(F.leaky_relu(h, SLOPE, inplace=True))
+
+
+def _flat(h: Tensor) -> Tensor:
+    """Return features [batch, c, h, w] as rows [batch, h * w * c], a view where they are channels-last."""
+    return h.permute(0, 2, 3, 1).flatten(1)
+
+
+def _injected(rows: Tensor, like: Tensor) -> Tensor:
+    """Return rows [batch, h * w * c] as features of the shape of `like`, channels-last."""
+    return rows.view(len(rows), *like.shape[2:], -1).permute(0, 3, 1, 2)
+
+
+def painted(rgb: nn.Conv2d, h: Tensor) -> Tensor:
+    """Return tanh(rgb(leaky ReLU(h))), images [batch, channels, r, r] for the last features [batch, c, r, r].
+
+    Three outputs would fill three of sixteen lanes of a processor. So one place of a convolution of stride 2 makes the
+    four pixels of a square at once; columns come in pairs, which channels-last memory holds as channels already.
+    """
+    kernel, bias = kept(rgb, "squares", lambda: _in_squares(rgb), *rgb.parameters())
+    edge = rgb.weight.shape[-1] // 2
+    rows = F.leaky_relu(F.pad(h.permute(0, 2, 3, 1), (0, 0, edge, edge, edge, edge)), SLOPE, inplace=True)
+    pairs = rows.unflatten(2, (-1, 2)).flatten(3).permute(0, 3, 1, 2)  # [batch, 2c, r + 2 edge, (r + 2 edge) / 2]
+    squares = F.conv2d(pairs, kernel.to(h), bias.to(h), stride=(2, 1))  # [batch, 4 channels, r / 2, r / 2]
+    return torch.tanh(F.pixel_shuffle(squares, 2).float())
+
+
+def _in_squares(rgb: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    """Return kernel [4 channels, 2c, k + 1, (k + 1) / 2] and bias of a convolution that makes squares of 2x2 pixels."""
+    assert rgb.bias is not None
+    weight = rgb.weight  # [channels, c, k, k]
+    placed = [F.pad(weight, (x, 1 - x, y, 1 - y)) for y in (0, 1) for x in (0, 1)]  # each square's pixel reads its own
+    kernel = torch.stack(placed, dim=1).flatten(0, 1)  # [4 channels, c, k + 1, k + 1]
+    kernel = kernel.unflatten(3, (-1, 2)).permute(0, 4, 1, 2, 3).flatten(1, 2)
+    return kernel.contiguous(memory_format=torch.channels_last), rgb.bias.repeat_interleave(4)
+
+
 # --- the family -------------------------------------------------------------------------------------------------------
 
 
@@ -315,7 +367,6 @@ class EigenGAN(Generator):
             config=asdict(config),
             **about,
         )
-        self._injections: list[tuple[Tensor, Tensor | None]] | None = None
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @classmethod
@@ -333,28 +384,16 @@ class EigenGAN(Generator):
             raise UserError(f"an EigenGAN file tells all itself; leave the options {', '.join(options)} out")
         return cls.from_config(*_from_port(tensors), **about)
 
-    def to(self, device: torch.device | str) -> EigenGAN:
-        """Move the network to `device`, in place."""
-        self._injections = None
-        super().to(device)
-        return self
-
     def _inputs(self, codes: Codes) -> tuple[Tensor, ...]:
-        if self._injections is None:  # frozen weights: the convolved maps are made once
-            # kept for good, so never as tensors of inference mode, which no gradient may pass
-            with torch.inference_mode(False), torch.no_grad():
-                self._injections = [block.injections() for block in self.network.blocks]  # type: ignore[operator]
         return self.network.split(codes.latent[:, 0])
 
     def _layer(self, index: int, state: State, inputs: tuple[Tensor, ...]) -> State:
         if index == 0:
             return State(1, self.network.from_noise(inputs[0]))
         assert state.features is not None
-        assert self._injections is not None
         if index == len(self.layers) - 1:
-            return State(index + 1, self.network.to_image(state.features))
-        block = self.network.blocks[index - 1]
-        return State(index + 1, block(state.features, inputs[index], self._injections[index - 1]))
+            return State(index + 1, painted(self.network.rgb, state.features))
+        return State(index + 1, advanced(self.network.blocks[index - 1], state.features, inputs[index]))  # type: ignore[arg-type]
 
     def style_matrices(self, layers: str = "all") -> dict[str, StyleMatrix]:
         """Return U diag(L) of each chosen layer, [height * width * channels, q]; eps has none."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,29 @@ from ..errors import UserError, unknown_name
 from ..generator import Generator, StyleMatrix
 
 MAPPED_SAMPLES = 20_000
+T = TypeVar("T")
+
+
+def kept(module: nn.Module, name: str, make: Callable[[], T], *sources: Tensor) -> T:
+    """Return what `make` computes of frozen weights, kept with their module until one of them changes.
+
+    Weights that gradients flow to are never cached: what a training step reads is computed from them each time.
+
+    Args:
+        module: where it is kept, outside of its parameters and buffers.
+        name: of what is kept; there is one of each.
+        make: computes it.
+        sources: all tensors that it reads.
+    """
+    if any(each.requires_grad for each in sources):
+        return make()
+    stamp = tuple((each.data_ptr(), 0 if each.is_inference() else each._version) for each in sources)
+    cache: dict[str, tuple[Any, Any]] = module.__dict__.setdefault("_kept", {})
+    if name not in cache or cache[name][0] != stamp:
+        # kept for good, so never as tensors of inference mode, which no gradient may pass
+        with torch.inference_mode(False), torch.no_grad():
+            cache[name] = (stamp, make())
+    return cache[name][1]
 
 
 def pixel_norm(x: Tensor, *, dim: int = -1, eps: float = 1e-8) -> Tensor:
