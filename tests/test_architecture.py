@@ -32,7 +32,19 @@ RANKS = {
     2: ("directions", "generator"),
     3: ("algebra", "edit", "effect", "exchange", "method", "metric", "profile", "reader", "reconstructor", "sheet"),
     4: ("generators", "methods", "metrics", "readers"),
-    5: ("compare", "export", "naming", "presets", "project", "report", "saliency", "study", "training"),
+    5: (
+        "compare",
+        "export",
+        "naming",
+        "presets",
+        "preview",
+        "project",
+        "recipe",
+        "report",
+        "saliency",
+        "study",
+        "training",
+    ),  # fmt: skip
     6: ("__main__", "cli", "commands", "demo", "studio"),
 }
 RANK = {name: rank for rank, names in RANKS.items() for name in names}

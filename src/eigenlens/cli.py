@@ -32,6 +32,7 @@ SUMMARIES = {
     "compare": "compare methods on generators, at equal strengths",
     "presets": "make published edits into named directions of a generator",
     "convert": "write a foreign generator in our format",
+    "studio": "move images along directions in the browser",
     "train": "train an EigenGAN on images of your own",
 }
 """Command -> what it does, in the order of the help page."""
@@ -53,6 +54,7 @@ COMMANDS = Registry(
         "compare": "eigenlens.commands.comparison:compare",
         "presets": "eigenlens.commands.discovery:presets",
         "convert": "eigenlens.commands.anatomy:convert",
+        "studio": "eigenlens.commands.studio:studio",
         "train": "eigenlens.commands.training:train",
     },
 )

@@ -36,6 +36,8 @@ class Start:
     """Number of the code within the seed, or row of the file."""
     truncation: float = 1.0
     """As the family defines it."""
+    cutoff: int | None = None
+    """Slots of w+ to truncate; all where None."""
     label: int | str | None = None
     """Index or name of the class, for a conditional generator."""
     noise: str | None = None
@@ -248,6 +250,7 @@ def start_codes(generator: Generator, start: Start) -> Codes:
         start=start.index,
         space=start.space,
         truncation=start.truncation,
+        cutoff=start.cutoff,
         label=start.label,
         noise=start.noise or "stored",
     )

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import runtime
-from .codes import Codes
+from .codes import Codes, Space
 from .directions import Directions
 from .errors import UserError
 from .generator import Generator, State
@@ -93,7 +93,7 @@ def traverse(
     """
     chosen = layers or directions.layers[directions.index(which)]
     codes = directions.host(generator, codes, layers=chosen)
-    first = generator.first_layer_fed(_moved_parts(directions, which, codes, chosen), codes.space)
+    first = generator.first_layer_fed(moved_parts(directions, which, codes.space, chosen), codes.space)
     rows = max(1, generator.batch_size // len(steps))
     pieces = []
     with torch.inference_mode():
@@ -108,11 +108,20 @@ def traverse(
     return images.unflatten(0, (len(codes), len(steps)))
 
 
-def _moved_parts(directions: Directions, which: int | str, codes: Codes, layers: str) -> str:
-    """Return the layer range of the parts where a direction is not zero: an axis of one layer moves that alone."""
-    vector = directions.vectors[directions.index(which)].expand(codes.space.slots, -1)
-    moved = [p.name for p in codes.space.picked(layers) if vector[p.slot, p.start : p.stop].any()]
-    return ",".join(moved) or layers
+def moved_parts(directions: Directions, which: int | str, space: Space, layers: str | None = None) -> str:
+    """Return the layer range of the parts where a direction is not zero: an axis of one layer moves that alone.
+
+    Args:
+        directions: of `space`.
+        which: index or name of the direction.
+        space: whose parts they are.
+        layers: layer range to look in; by default the direction's own.
+    """
+    row = directions.index(which)
+    vector = directions.vectors[row].expand(space.slots, -1)
+    chosen = layers or directions.layers[row]
+    moved = [p.name for p in space.picked(chosen) if vector[p.slot, p.start : p.stop].any()]
+    return ",".join(moved) or chosen
 
 
 def _rows(state: State, rows: Tensor) -> State:

@@ -64,3 +64,43 @@ def write_text(path: str | Path, text: str, *, force: bool = False) -> Path:
 def write_json(path: str | Path, value: Any, *, force: bool = False) -> Path:
     """Write `value` as indented JSON, whole or not at all."""
     return write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", force=force)
+
+
+def confined(folder: str | Path, relative: str | Path) -> Path:
+    """Return the path of `relative` within `folder`, wherever its links lead.
+
+    Raises:
+        UserError: where it lies outside: through `..`, an absolute path, or a symbolic link.
+
+    Example:
+        >>> confined("/srv", "a/b.png").as_posix()
+        '/srv/a/b.png'
+        >>> confined("/srv", "../etc/passwd")
+        Traceback (most recent call last):
+        ...
+        eigenlens.errors.UserError: '../etc/passwd' lies outside the folder srv; give a path within it
+    """
+    outside = UserError(f"{str(relative)[:200]!r} lies outside the folder {Path(folder).name}; give a path within it")
+    if "\0" in str(relative) or len(str(relative)) > 4096:
+        raise outside
+    root = Path(folder).resolve()
+    try:
+        path = (root / relative).resolve()
+    except (OSError, RuntimeError) as error:  # a loop of links, a name too long
+        raise outside from error
+    if path != root and root not in path.parents:
+        raise outside
+    return path
+
+
+def file_stem(name: str, *, default: str = "untitled") -> str:
+    """Return a file name, without suffix, for what a person calls `name`: no separators, no leading dot, not long.
+
+    Example:
+        >>> file_stem("../Skin tone?"), file_stem("***")
+        ('Skin-tone', 'untitled')
+    """
+    kept = "".join(char if char.isalnum() or char in "-_+" else "-" for char in name)
+    while "--" in kept:
+        kept = kept.replace("--", "-")
+    return kept.strip("-")[:60] or default

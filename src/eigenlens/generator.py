@@ -166,6 +166,8 @@ class Generator:
 
     family: ClassVar[str] = ""
     layouts: ClassVar[tuple[Layout, ...]] = ()
+    has_noise: ClassVar[bool] = False
+    """Whether it has noise inputs, which `noise_seeds` fix."""
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from . import __version__
 from .codes import Space
 from .directions import Directions, Provenance
-from .errors import UserError, unknown_name
+from .errors import Unsupported, UserError, unknown_name
 from .exchange import import_directions
 from .generator import Generator
 from .registry import Registry
@@ -96,6 +96,15 @@ def find_directions(source: str, generator: Generator, *, foreign: bool = False,
     kind = METHODS[source]
     can_skip = any(each.name == "measured" for each in dataclasses.fields(kind))
     return (kind(measured=measured) if can_skip else kind()).fit(generator, seed=0)
+
+
+def default_directions(generator: Generator) -> str:
+    """Return the directions that a generator has without asking: its own axes, else SeFa."""
+    try:
+        generator.own_axes()
+    except Unsupported:
+        return "sefa"
+    return "eigen"
 
 
 def check_count(n_directions: int, dim: int) -> None:

@@ -13,8 +13,9 @@ import signal
 import sys
 import threading
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -197,12 +198,52 @@ def batches(n: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 def progress(items: Iterable[T], *, total: int | None = None, what: str = "", unit: str = "it") -> Iterable[T]:
-    """Show a bar over `items` on stderr where a person watches it, on the first process only."""
+    """Show a bar over `items` on stderr where a person watches it, on the first process only.
+
+    Within `watching` the listener hears of each step instead.
+    """
+    listener = _LISTENER.get()
+    if listener is not None:
+        return _told(items, listener, what, len(items) if isinstance(items, Sized) else total)
     if rank() != 0 or not sys.stderr.isatty():
         return items
     from tqdm import tqdm
 
     return tqdm(items, total=total, desc=what, unit=unit, leave=False, dynamic_ncols=True)
+
+
+Listener = Callable[[str, int, "int | None"], None]
+"""Called with what is done, how many steps of it are done, and how many there are; None where that is not known."""
+_LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def watching(listener: Listener) -> Iterator[None]:
+    """Report the progress of what runs in this block, on this thread, to `listener`: before each step, and after all.
+
+    What the listener raises stops the work: that is how a long job is cancelled.
+
+    Example:
+        >>> with watching(lambda what, done, total: print(what, done, total)):
+        ...     steps = list(progress(["a", "b"], what="letters"))
+        letters 0 2
+        letters 1 2
+        letters 2 2
+    """
+    token = _LISTENER.set(listener)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
+
+
+def _told(items: Iterable[T], listener: Listener, what: str, total: int | None) -> Iterator[T]:
+    done = 0
+    for item in items:
+        listener(what, done, total)
+        yield item
+        done += 1
+    listener(what, done, total)
 
 
 # --- the group of processes -------------------------------------------------------------------------------------------

@@ -14,8 +14,9 @@ from ..directions import Directions
 from ..edit import Box, Edit, Edited, Goal, Move, Start, edit_codes, start_codes
 from ..errors import UserError
 from ..files import refuse_existing, write_json
-from ..method import find_directions
-from .words import HERE, Machine, command_line, default_directions
+from ..method import default_directions, find_directions
+from ..recipe import shell
+from .words import HERE, Machine
 
 
 def parse_move(text: str, directions: str) -> Move:
@@ -145,7 +146,7 @@ def edit(
         picture = pictures.grid(
             torch.stack([tiles[each] for each in shown]), columns=len(shown), column_labels=shown, min_tile=192
         )
-    recipe = {"version": 1, "edit": wanted.to_json(), "command": _edit_again(wanted, out)}
+    recipe = {"version": 1, "edit": wanted.to_json(), "command": shell(wanted, str(out))}
     pictures.save(picture, out, recipe=recipe, force=force)
     if save_edit is not None:
         write_json(save_edit, wanted.to_json(), force=force)
@@ -169,22 +170,3 @@ def outcome(wanted: Edit, done: Edited) -> list[str]:
             lines.append(f"{wanted.until}: not met; after all moves {says}: move further")
     lines += [f"kept {name}: {was:.3g} -> {now:.3g} (by {done.how})" for name, (was, now) in done.kept.items()]
     return lines
-
-
-def _edit_again(wanted: Edit, out: Path) -> str:
-    start = wanted.codes
-    words = command_line(
-        "edit", wanted.generator, seed=start.seed or None, index=start.index or None,
-        truncation=None if start.truncation == 1.0 else start.truncation, label=start.label, codes=start.file,
-    )  # fmt: skip
-    for move in wanted.moves:
-        how = f"by {move.by:g}" if move.by is not None else f"to {move.to:g}"
-        layers = f" layers {move.layers}" if move.layers else ""
-        words += " --move " + shlex.quote(f"{move.directions}:{move.name} {how}{layers}")
-    bounds = {
-        "until": wanted.until,
-        "keep": ",".join(wanted.keep) or None,
-        "region": wanted.region and ",".join(f"{each:g}" for each in wanted.region),
-    }
-    words += "".join(f" --{name} {shlex.quote(str(value))}" for name, value in bounds.items() if value is not None)
-    return f"{words} --out {shlex.quote(str(out))}"

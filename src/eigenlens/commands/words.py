@@ -18,9 +18,9 @@ from .. import images as pictures
 from .. import runtime
 from ..codes import Codes, concatenate
 from ..directions import Directions
-from ..errors import Unsupported, UserError
+from ..errors import UserError
 from ..generator import Generator, load_generator
-from ..method import find_directions
+from ..method import default_directions, find_directions
 
 FILMS = (".gif", ".webp", ".mp4")
 
@@ -107,15 +107,6 @@ def command_line(name: str, *words: str, **flags: Any) -> str:
 def sample_seeds(generator: Generator, seeds: list[int], **how: Any) -> Codes:
     """Return one code a seed, each the first of its seed: what `--seeds 0-7` means everywhere."""
     return concatenate([generator.sample(1, seed=seed, **how) for seed in seeds])
-
-
-def default_directions(generator: Generator) -> str:
-    """Return the directions that a generator has without asking: its own axes, else SeFa."""
-    try:
-        generator.own_axes()
-    except Unsupported:
-        return "sefa"
-    return "eigen"
 
 
 def find(source: str | None, generator: Generator, *, foreign: bool = False) -> Directions:

@@ -234,6 +234,7 @@ class Lucidrains(StyleBased):
     """
 
     family: ClassVar[str] = "lucidrains"
+    has_noise: ClassVar[bool] = True
     layouts: ClassVar[tuple[Layout, ...]] = (
         Layout(
             LUCIDRAINS,

@@ -152,6 +152,7 @@ class MobileStyleGAN(StyleBased):
     """
 
     family: ClassVar[str] = "mobilestylegan"
+    has_noise: ClassVar[bool] = True
     network: MobileStyleGANNetwork
 
     @staticmethod

@@ -165,6 +165,7 @@ class StyleGAN1(StyleBased):
     """
 
     family: ClassVar[str] = "stylegan1"
+    has_noise: ClassVar[bool] = True
     layouts: ClassVar[tuple[Layout, ...]] = (
         Layout(
             GENFORCE,

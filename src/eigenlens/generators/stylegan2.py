@@ -225,6 +225,7 @@ class StyleGAN2(StyleBased):
     """
 
     family: ClassVar[str] = "stylegan2"
+    has_noise: ClassVar[bool] = True
     layouts: ClassVar[tuple[Layout, ...]] = (
         Layout(
             NVIDIA,

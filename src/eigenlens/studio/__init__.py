@@ -1,0 +1,1 @@
+"""The studio: a page in the browser that moves images along directions. It owns no behaviour; the library does."""
