@@ -44,7 +44,7 @@ RANKS = {
         "saliency",
         "study",
         "training",
-    ),  # fmt: skip
+    ),
     6: ("__main__", "cli", "commands", "demo", "studio"),
 }
 RANK = {name: rank for rank, names in RANKS.items() for name in names}

@@ -36,14 +36,14 @@ class Start:
     """Number of the code within the seed, or row of the file."""
     truncation: float = 1.0
     """As the family defines it."""
-    cutoff: int | None = None
-    """Slots of w+ to truncate; all where None."""
     label: int | str | None = None
     """Index or name of the class, for a conditional generator."""
     noise: str | None = None
     """`stored` (None), `random` or `none`."""
     file: str | None = None
     """A `.safetensors` file of codes, instead of a draw."""
+    cutoff: int | None = None
+    """Slots of w+ to truncate; all where None."""
 
 
 @dataclass(frozen=True)
