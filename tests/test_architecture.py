@@ -27,10 +27,13 @@ PACKAGE = Path(eigenlens.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 RANKS = {
-    0: ("errors", "files", "images", "inference", "page", "registry", "runtime"),
-    1: ("checkpoint", "codes", "unpickle"),
+    0: ("distance", "errors", "files", "images", "inference", "page", "registry", "runtime"),
+    1: ("checkpoint", "codes", "photo", "unpickle"),
     2: ("directions", "generator"),
-    3: ("algebra", "edit", "effect", "exchange", "method", "metric", "profile", "reader", "reconstructor", "sheet"),
+    3: (
+        "algebra", "edit", "effect", "encoder", "exchange", "method", "metric", "profile", "reader",
+        "reconstructor", "sheet",
+    ),
     4: ("generators", "methods", "metrics", "readers"),
     5: (
         "compare",
@@ -46,7 +49,7 @@ RANKS = {
         "training",
     ),
     6: ("__main__", "cli", "commands", "demo", "studio"),
-}
+}  # fmt: skip
 RANK = {name: rank for rank, names in RANKS.items() for name in names}
 SHARED_IN_FOLDER = {"generators": "ops", "methods": "linalg", "metrics": "features"}
 """The one file of a folder of leaves that its other files may import."""
@@ -54,7 +57,7 @@ SAME_RANK = {
     ("checkpoint", "unpickle"), ("sheet", "effect"), ("edit", "reader"), ("method", "exchange"), ("files", "errors"),
     ("images", "errors"), ("images", "files"), ("registry", "errors"), ("runtime", "errors"),
     ("inference", "errors"), ("inference", "runtime"), ("profile", "effect"), ("profile", "reader"),
-    ("report", "compare"), ("report", "naming"),
+    ("report", "compare"), ("report", "naming"), ("distance", "registry"),
 }  # fmt: skip
 """(importer, imported) that stand side by side: a concept and the file split off from it."""
 

@@ -33,6 +33,8 @@ SUMMARIES = {
     "presets": "make published edits into named directions of a generator",
     "convert": "write a foreign generator in our format",
     "studio": "move images along directions in the browser",
+    "project": "find the codes of photos, to edit them",
+    "encoder": "train a network that reads codes off photos",
     "train": "train an EigenGAN on images of your own",
 }
 """Command -> what it does, in the order of the help page."""
@@ -55,6 +57,8 @@ COMMANDS = Registry(
         "presets": "eigenlens.commands.discovery:presets",
         "convert": "eigenlens.commands.anatomy:convert",
         "studio": "eigenlens.commands.studio:studio",
+        "project": "eigenlens.commands.projection:project",
+        "encoder": "eigenlens.commands.projection:encoder",
         "train": "eigenlens.commands.training:train",
     },
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -78,6 +78,32 @@ class Space:
     def covariance(self) -> Tensor:
         """Covariance of a slot, [dim, dim]."""
         return self._moments[1]
+
+    @cached_property
+    def _scales(self) -> tuple[Tensor, Tensor] | None:
+        """Standard deviations [dim] along the principal axes [dim, dim], one a column; None for those of N(0, 1)."""
+        if self.moments is None:
+            return None
+        values, axes = torch.linalg.eigh(self.covariance.double())
+        floor = 1e-10 * values[-1].clamp(min=1e-20)  # an axis that codes never leave keeps a scale to divide by
+        return values.clamp(min=float(floor)).sqrt().float(), axes.float()
+
+    def whiten(self, latent: Tensor) -> Tensor:
+        """Return latents [batch, slots, dim] in σ along the principal axes of the space, about its mean.
+
+        The mean square of the result is the squared Mahalanobis distance to the mean, for each dimension.
+        """
+        if self._scales is None:
+            return latent
+        scales, axes = (part.to(latent) for part in self._scales)
+        return (latent - self.mean.to(latent)) @ axes / scales
+
+    def colour(self, whitened: Tensor) -> Tensor:
+        """Return the latents [batch, slots, dim] that `whiten` brings to these."""
+        if self._scales is None:
+            return whitened
+        scales, axes = (part.to(whitened) for part in self._scales)
+        return self.mean.to(whitened) + (whitened * scales) @ axes.T
 
     def accepts(self, name: str) -> bool:
         """Tell whether directions or codes of the space called `name` work here as they are."""
@@ -211,8 +237,15 @@ def concatenate(pieces: Sequence[Codes]) -> Codes:
 CODES_FORMAT = "eigenlens.codes/1"
 
 
-def save_codes(codes: Codes, path: str | Path, generator: Any, *, force: bool = False) -> Path:
-    """Write codes to a `.safetensors` file that remembers their space and generator."""
+def save_codes(
+    codes: Codes,
+    path: str | Path,
+    generator: Any,
+    *,
+    about: Mapping[str, Any] | None = None,
+    force: bool = False,
+) -> Path:
+    """Write codes to a `.safetensors` file that remembers their space and generator, and `about`, plain JSON."""
     from safetensors.torch import save_file
 
     from .files import written_beside
@@ -227,6 +260,7 @@ def save_codes(codes: Codes, path: str | Path, generator: Any, *, force: bool = 
         "noise_seeds": codes.noise_seeds,
         "truncation": codes.truncation,
     }
+    header |= {"about": dict(about)} if about else {}
     with written_beside(path, force=force) as beside:
         save_file(tensors, beside, metadata={"eigenlens": json.dumps(header)})
     return Path(path)
@@ -238,6 +272,31 @@ def load_codes(path: str | Path, generator: Any) -> Codes:
     Raises:
         UserError: where the file is none, or belongs to another generator.
     """
+    header, tensors = _read_codes(path)
+    mine, theirs = header["generator"], generator.identity()
+    if mine.get("weights") != theirs["weights"]:
+        raise UserError(f"{path} holds codes of {mine.get('name')}, not of {theirs['name']}")
+    seeds = header.get("noise_seeds")
+    return Codes(
+        generator.space(header["space"]),
+        tensors["latent"],
+        tensors.get("labels"),
+        None if seeds is None else tuple(seeds),
+        float(header.get("truncation", 1.0)),
+    )
+
+
+def read_codes_header(path: str | Path) -> dict[str, Any]:
+    """Return what a file of codes says about itself: space, generator, how many, and what `save_codes` was given.
+
+    Raises:
+        UserError: where the file is none.
+    """
+    header, tensors = _read_codes(path)
+    return header | {"codes": len(tensors["latent"])}
+
+
+def _read_codes(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     from safetensors import SafetensorError, safe_open
 
     if not Path(path).is_file():
@@ -252,14 +311,4 @@ def load_codes(path: str | Path, generator: Any) -> Codes:
     is_whole = isinstance(header, dict) and header.get("format") == CODES_FORMAT and "latent" in tensors
     if not is_whole or not all(isinstance(header.get(key, 1.0), kind) for key, kind in kinds.items()):  # type: ignore[arg-type]
         raise UserError(f"{path} is no file of codes of format {CODES_FORMAT!r}")
-    mine, theirs = header["generator"], generator.identity()
-    if mine.get("weights") != theirs["weights"]:
-        raise UserError(f"{path} holds codes of {mine.get('name')}, not of {theirs['name']}")
-    seeds = header.get("noise_seeds")
-    return Codes(
-        generator.space(header["space"]),
-        tensors["latent"],
-        tensors.get("labels"),
-        None if seeds is None else tuple(seeds),
-        float(header.get("truncation", 1.0)),
-    )
+    return header, tensors

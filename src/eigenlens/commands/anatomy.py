@@ -9,6 +9,7 @@ from typing import Any
 from tyro.conf import Positional
 
 from .. import images as pictures
+from ..codes import CODES_FORMAT, read_codes_header
 from ..directions import Directions
 from ..errors import UserError
 from ..generator import GENERATORS, NAMED, Generator
@@ -36,10 +37,10 @@ def list_names() -> None:
 
 
 def info(source: Positional[str], /, *, json: bool = False, machine: Machine = HERE) -> None:
-    """Tell what a generator, a file of directions or a picture made by eigenlens is.
+    """Tell what a generator, a file of directions or of codes, or a picture made by eigenlens is.
 
     Args:
-        source: a generator (a name, a folder or a file), a .safetensors file of directions, or a PNG.
+        source: a generator (a name, a folder or a file), a .safetensors file of directions or codes, or a PNG.
         json: print JSON instead of text.
         machine: how the generator is opened.
     """
@@ -50,8 +51,10 @@ def info(source: Positional[str], /, *, json: bool = False, machine: Machine = H
             raise UserError(f"{path} carries no recipe; only pictures that eigenlens wrote do")
         print(json_format.dumps(recipe, indent=2) if json else recipe.get("command", json_format.dumps(recipe)))
         return
-    if path.suffix == ".safetensors" and path.is_file() and _holds_directions(path):
+    if path.suffix == ".safetensors" and path.is_file() and _holds(path, "eigenlens.directions"):
         about = describe_directions(Directions.load(path))
+    elif path.suffix == ".safetensors" and path.is_file() and _holds(path, CODES_FORMAT):
+        about = describe_codes(path)
     else:
         about = describe_generator(machine.open(source))
     print(json_format.dumps(about, indent=2, ensure_ascii=False) if json else as_text(about))
@@ -79,12 +82,12 @@ def convert(
     print(generator.save(out, half=half, force=force))
 
 
-def _holds_directions(path: Path) -> bool:
+def _holds(path: Path, format: str) -> bool:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            return "eigenlens.directions" in (file.metadata() or {}).get("eigenlens", "")
+            return format in (file.metadata() or {}).get("eigenlens", "")
     except (SafetensorError, OSError):
         return False
 
@@ -134,3 +137,12 @@ def describe_directions(directions: Directions) -> dict[str, Any]:
         "version": made.version,
         "table": directions.table(),
     }
+
+
+def describe_codes(path: Path) -> dict[str, Any]:
+    """Return what `info` tells of a file of codes, as plain JSON; of projected photos a row each, with figures."""
+    header = read_codes_header(path)
+    about = {name: header[name] for name in ("codes", "space", "generator", "noise_seeds", "truncation")}
+    made = header.get("about", {})
+    rest = {name: value for name, value in made.items() if name != "photos"}
+    return about | rest | {"photos": made.get("photos", [])}

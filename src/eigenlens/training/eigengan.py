@@ -640,7 +640,7 @@ def train(
     Raises:
         UserError: on settings, data or states that do not fit, and where the training diverges.
     """
-    tell = log or _to_stderr
+    tell = log or to_stderr
     with runtime.process_group(device) as where:
         runtime.set_threads(threads)
         if where.type == "cpu":
@@ -743,7 +743,8 @@ def _crosses(step: int, batch: int, every_kimg: float) -> bool:
     return after > before
 
 
-def _to_stderr(line: str) -> None:
+def to_stderr(line: str) -> None:
+    """Tell the user a line."""
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
 
@@ -853,7 +854,7 @@ class _Journal:
         left = (self.config.kimg - self.kimg) / max(speed, 1e-9)
         losses = f"D {figures['discriminator_loss']:.3f}  G {figures['generator_loss']:.3f}"
         losses += f"  R1 {figures['r1']:.4f}" if "r1" in figures else ""
-        text = f"{self.kimg:8.1f} kimg  {_clock(seconds)}  {speed:.3f} kimg/s  {_clock(left)} left  {losses}"
+        text = f"{self.kimg:8.1f} kimg  {clock(seconds)}  {speed:.3f} kimg/s  {clock(left)} left  {losses}"
         if self.bar is not None:
             self.bar.n = self.kimg
             self.bar.set_postfix_str(losses)
@@ -930,7 +931,8 @@ def _gradient_norm(network: nn.Module) -> float:
     return float(torch.stack(torch._foreach_norm([p.grad for p in network.parameters() if p.grad is not None])).norm())
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Return hours, minutes and seconds, such as `1:02:03`."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}"

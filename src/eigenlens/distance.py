@@ -1,0 +1,68 @@
+"""How far two images are from each other: the distances that fitting minimises, and the figures that people read.
+
+A distance takes images `[batch, channels, height, width]`, nominally in [-1, 1], and their goals, and returns one
+number a row; row i depends on row i alone.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .registry import Registry
+
+DISTANCES = Registry("distance", {"pixels": "eigenlens.distance:pixel_distance"})
+"""Name -> a function of two batches of images, differentiable in the first, that gives one number a row."""
+
+SMALLEST = 8  # pixels of the coarsest scale
+
+
+def pixel_distance(images: Tensor, goals: Tensor) -> Tensor:
+    """Return the mean squared difference, averaged over scales that halve down to 8 pixels: [batch].
+
+    The coarse scales see where a thing lies long before the fine ones overlap.
+    """
+    difference = images - goals
+    scales = [difference.square().mean((1, 2, 3))]
+    while min(difference.shape[2:]) >= 2 * SMALLEST:
+        difference = F.avg_pool2d(difference, 2)
+        scales.append(difference.square().mean((1, 2, 3)))
+    return torch.stack(scales).mean(0)
+
+
+def psnr(images: Tensor, goals: Tensor) -> Tensor:
+    """Return the peak signal-to-noise ratio in dB, [batch]; images are clamped to [-1, 1], whose range is the peak.
+
+    Example:
+        >>> psnr(torch.full((1, 3, 8, 8), 0.2), torch.zeros(1, 3, 8, 8)).round(decimals=3).tolist()
+        [20.0]
+    """
+    error = (images.clamp(-1, 1) - goals.clamp(-1, 1)).square().mean((1, 2, 3))
+    return 10 * torch.log10(4.0 / error.clamp(min=1e-12))
+
+
+def ssim(images: Tensor, goals: Tensor) -> Tensor:
+    """Return the structural similarity of the channels, averaged: [batch]; 1 for equal images.
+
+    Source:
+        Wang, Bovik, Sheikh, Simoncelli, IEEE TIP 2004: a Gaussian window of 11 pixels and σ 1.5, K₁ 0.01, K₂ 0.03,
+        population variances; only windows that lie inside the image count, and images below 11 pixels are one window.
+    """
+    size = min(11, *images.shape[2:])
+    precise = torch.float64 if images.device.type == "cpu" else torch.float32  # variances are small differences
+    places = torch.arange(size, dtype=precise, device=images.device) - (size - 1) / 2
+    line = torch.exp(-places.square() / (2 * 1.5**2))
+    line = line / line.sum()
+    kernel = torch.outer(line, line).expand(images.shape[1], 1, size, size)
+
+    def local(x: Tensor) -> Tensor:
+        return F.conv2d(x, kernel, groups=x.shape[1])
+
+    x, y = ((each.to(precise).clamp(-1, 1) + 1) / 2 for each in (images, goals))
+    mean_x, mean_y = local(x), local(y)
+    var_x, var_y = local(x * x) - mean_x**2, local(y * y) - mean_y**2
+    covariance = local(x * y) - mean_x * mean_y
+    c1, c2 = 0.01**2, 0.03**2
+    top = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    return (top / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))).mean((1, 2, 3)).float()
