@@ -51,7 +51,7 @@ RANKS = {
     6: ("__main__", "cli", "commands", "demo", "studio"),
 }  # fmt: skip
 RANK = {name: rank for rank, names in RANKS.items() for name in names}
-SHARED_IN_FOLDER = {"generators": "ops", "methods": "linalg", "metrics": "features"}
+SHARED_IN_FOLDER = {"generators": "ops", "methods": "linalg", "metrics": "features", "readers": "packages"}
 """The one file of a folder of leaves that its other files may import."""
 SAME_RANK = {
     ("checkpoint", "unpickle"), ("sheet", "effect"), ("edit", "reader"), ("method", "exchange"), ("files", "errors"),

@@ -22,6 +22,19 @@ READERS = Registry(
 )
 """Name -> the reader. One of your own: `READERS.table["mine"] = "package.module:Name"`."""
 
+EXTRACTORS = Registry(
+    "feature extractor",
+    {
+        "clip": "eigenlens.readers.local:Clip",
+        "dlib_face": "eigenlens.readers.identity:DlibFace",
+        "efficientnet_lite0": "eigenlens.readers.efficientnet:EfficientNetLite0",
+        "inception_fid": "eigenlens.readers.local:InceptionFid",
+        "lpips_alex": "eigenlens.readers.lpips:LpipsAlex",
+        "lpips_vgg": "eigenlens.readers.lpips:LpipsVgg",
+    },
+)
+"""Name -> features without names of their own, for distances between images; weights come from installed packages."""
+
 Kind = Literal["number", "truth"]
 Group = Literal["geometry", "colour", "part", "other"]
 GROUPS: tuple[Group, ...] = ("geometry", "colour", "part", "other")
@@ -71,6 +84,22 @@ class Reader(Protocol):
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return scores [batch, attributes] for images [batch, channels, height, width] in [-1, 1]."""
+        ...
+
+
+@runtime_checkable
+class Extractor(Protocol):
+    """Features of images for distances between them or between sets of them."""
+
+    name: ClassVar[str]
+    """The name in the table; metrics that use it carry it in theirs."""
+    package: ClassVar[str]
+    """The package whose weights it reads; a user installs it."""
+    licence: ClassVar[str]
+    """The licence of those weights, as the package states it."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return features [batch, many] for images [batch, channels, height, width] in [-1, 1]."""
         ...
 
 

@@ -15,12 +15,12 @@ from ..errors import UserError
 from ..generator import GENERATORS, NAMED, Generator
 from ..method import METHODS
 from ..metric import METRICS
-from ..reader import READERS
+from ..reader import EXTRACTORS, READERS
 from .words import HERE, Machine, as_text
 
 
 def list_names() -> None:
-    """List the names that commands take: generators, families, methods, metrics, readers and training presets."""
+    """List the names that commands take, and feature extractors with the licences of their weights."""
     from ..training.eigengan import PRESETS
 
     rows = {
@@ -29,6 +29,7 @@ def list_names() -> None:
         "methods": METHODS,
         "metrics": METRICS,
         "readers": READERS,
+        "features": [f"{name} ({EXTRACTORS[name].licence})" for name in EXTRACTORS],
         "presets": PRESETS,
     }
     width = max(map(len, rows))

