@@ -236,7 +236,7 @@ WAYS: dict[str, tuple[Callable[[int], np.ndarray], int, dict[str, Callable[[np.n
     }),
     "features": (make_features, 10_000, {
         "Gram matrix, 25 block iterations": exact_features,
-        "eigenlens: block of 160, 3 readings": ours_features,
+        "eigenlens: Krylov blocks, 3 readings": ours_features,
         "IncrementalPCA, batch 2000": lambda rows: incremental(rows, 2000),
     }),
 }  # fmt: skip

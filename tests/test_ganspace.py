@@ -16,7 +16,15 @@ from eigenlens.generator import Generator
 from eigenlens.generators.eigengan import EigenGAN, EigenGANConfig, EigenGANNetwork
 from eigenlens.methods import ganspace
 from eigenlens.methods.ganspace import GANSpace, fast_ica
-from eigenlens.methods.linalg import Moments, eigen_descending, matched_cosines, nystrom, orthonormal, start_block
+from eigenlens.methods.linalg import (
+    Moments,
+    eigen_descending,
+    leading_of_several,
+    matched_cosines,
+    nystrom,
+    orthonormal,
+    start_block,
+)
 from toys import MappedToy, Toy, linear_toy, orthonormal_rows, planted
 
 
@@ -180,6 +188,16 @@ def test_long_features_are_iterated_to_the_same_result(monkeypatch: pytest.Monke
     assert torch.allclose(block.split_half, exact.split_half, atol=0.03)
 
 
+def test_long_features_of_few_dimensions_have_no_further_components(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ganspace, "EXACT", 100)
+    monkeypatch.setattr(ganspace._Source, "linear_map", lambda self: None)
+    matrix, right = planted(torch.tensor([5.0, 3.0, 2.0]), 300, 12, seed=1)
+    found = GANSpace(8, at="first", n_samples=900).fit(linear_toy(matrix, (3, 10, 10)))
+    assert cosines(found[:3], right).min() > 0.99
+    assert found.vectors.isfinite().all()
+    assert found.importance[:3].sum() > 0.999
+
+
 def test_a_fit_that_is_broken_off_leaves_no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(ganspace, "EXACT", 100)
     monkeypatch.setattr(ganspace, "_times_covariance", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -264,6 +282,21 @@ def test_large_matrices_are_iterated_to_the_same_eigenvectors(monkeypatch: pytes
     values, rows = eigen_descending(matrix, 6)
     assert torch.allclose(values, (0.8 ** torch.arange(6.0)).double(), rtol=1e-8)
     assert (rows * axes[:6]).sum(1).abs().min() > 1 - 1e-8
+
+
+def test_leading_eigenvectors_of_several_are_those_of_each() -> None:
+    axes = orthonormal_rows(200, 200, seed=3)
+    spectra = [(0.9 ** torch.arange(200.0)).double(), (0.85 ** torch.arange(200.0)).double()]
+    chance = torch.Generator().manual_seed(0)
+    noise = torch.randn(200, 200, generator=chance, dtype=torch.float64)
+    matrices = torch.stack([axes.T * each @ axes + 0.002 * (noise + noise.T) for each in spectra])
+    guess = eigen_descending(matrices.sum(0), 60)[1]
+    for k in (6, 12, 60):  # the last is decomposed whole
+        values, rows = leading_of_several(matrices, guess[:k])
+        for i, matrix in enumerate(matrices):
+            exact, frame = eigen_descending(matrix, k)
+            assert (values[i][:4] - exact[:4]).abs().max() < 1e-4
+            assert (rows[i][:4] * frame[:4]).sum(1).abs().min() > 1 - 1e-4
 
 
 def test_nystrom_beats_its_block() -> None:

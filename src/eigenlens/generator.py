@@ -231,7 +231,8 @@ class Generator:
         """Draw latents of the prior, [n, slots, dim]; by default N(0, truncation²)."""
         space = self.spaces[self.prior]
         rows = runtime.draw(n, space.slots * space.dim, seed=seed, stream=f"codes/{space.name}", start=start)
-        return torch.from_numpy(rows).reshape(n, space.slots, space.dim) * truncation
+        latent = torch.from_numpy(rows).reshape(n, space.slots, space.dim)
+        return latent if truncation == 1.0 else latent * truncation
 
     def _lift(self, codes: Codes, target: Space, *, truncation: float, cutoff: int | None) -> Codes:
         """Map codes into a later space; `lift` has dealt with the easy cases."""
@@ -324,16 +325,16 @@ class Generator:
         """
         target = self.space(space or self.default_space)
         labels = self.encode_labels(label, n, seed=seed, start=start)
-        modes = {
-            "stored": None,
-            "none": (-1,) * n,
-            "random": _noise_seeds(n, seed, start),
+        modes: dict[str, Callable[[], tuple[int, ...] | None]] = {
+            "stored": lambda: None,
+            "none": lambda: (-1,) * n,
+            "random": lambda: _noise_seeds(n, seed, start),
         }
         if noise not in modes:
             raise unknown_name("noise mode", noise, modes)
         at_prior = target.name == self.prior
         latent = self._draw(n, seed=seed, start=start, truncation=truncation if at_prior else 1.0)
-        codes = Codes(self.spaces[self.prior], latent, labels, modes[noise])
+        codes = Codes(self.spaces[self.prior], latent, labels, modes[noise]())
         return codes if at_prior else self.lift(codes, target.name, truncation=truncation, cutoff=cutoff)
 
     def space(self, name: str) -> Space:

@@ -150,13 +150,18 @@ def generator_for(seed: int, stream: str = "", index: int = 0) -> np.random.Gene
 
 @functools.lru_cache(maxsize=4)  # neighbouring requests (a studio, a strip) fall into the same block
 def _block(seed: int, stream: str, block: int, dim: int, law: Law) -> np.ndarray:
-    generator = generator_for(seed, stream, block)
-    if law == "normal":
-        drawn = generator.standard_normal((BLOCK, dim), dtype=np.float32)
-    else:
-        drawn = generator.random((BLOCK, dim), dtype=np.float32)
+    drawn = np.empty((BLOCK, dim), np.float32)
+    _draw_block(drawn, seed, stream, block, law)
     drawn.setflags(write=False)
     return drawn
+
+
+def _draw_block(out: np.ndarray, seed: int, stream: str, block: int, law: Law) -> None:
+    generator = generator_for(seed, stream, block)
+    if law == "normal":
+        generator.standard_normal(dtype=np.float32, out=out)
+    else:
+        generator.random(dtype=np.float32, out=out)
 
 
 def draw(n: int, dim: int, *, seed: int, stream: str, start: int = 0, law: Law = "normal") -> np.ndarray:
@@ -183,7 +188,10 @@ def draw(n: int, dim: int, *, seed: int, stream: str, start: int = 0, law: Law =
     while done < n:
         block, offset = divmod(start + done, BLOCK)
         take = min(BLOCK - offset, n - done)
-        rows[done : done + take] = _block(seed, stream, block, dim, law)[offset : offset + take]
+        if take == BLOCK < n:  # many blocks are drawn where they belong; remembering them would only cost memory
+            _draw_block(rows[done : done + take], seed, stream, block, law)
+        else:
+            rows[done : done + take] = _block(seed, stream, block, dim, law)[offset : offset + take]
         done += take
     return rows
 

@@ -130,6 +130,10 @@ def check_options(options: Mapping[str, Any], allowed: Sequence[str], layout: st
             raise unknown_name(f"option of {layout} files", name, allowed)
 
 
+MAPPED_AT_ONCE = 512
+"""Rows that pass the mapping network together on a CPU, so that they stay in its cache from layer to layer."""
+
+
 class MappingNetwork(nn.Module):
     """The fully connected layers, leaky ReLU after each, that turn a normalised z into w (Karras 2019, section 2).
 
@@ -158,13 +162,19 @@ class MappingNetwork(nn.Module):
         """Return w [batch, dim] for z [batch, z_dim] and rows of labels [batch, n_labels]."""
         if labels is None and (self.label_rows is not None or self.embed is not None):
             raise UserError("codes without labels came, and this generator maps z by label; sample with a label")
+        if z.device.type != "cpu" or len(z) <= MAPPED_AT_ONCE:
+            return self._map(z, labels)
+        rows = [slice(*ends) for ends in runtime.batches(len(z), MAPPED_AT_ONCE)]
+        return torch.cat([self._map(z[some], None if labels is None else labels[some]) for some in rows])
+
+    def _map(self, z: Tensor, labels: Tensor | None) -> Tensor:
         if self.label_rows is not None and labels is not None:
             z = torch.cat([z, labels.to(z) @ self.label_rows], dim=1)
         w = pixel_norm(z)
         if self.embed is not None and labels is not None:
             w = torch.cat([w, pixel_norm(self.embed(labels.to(z)))], dim=1)
         for layer in self.layers:
-            w = F.leaky_relu(layer(w), self.slope)
+            w = F.leaky_relu(layer(w), self.slope, inplace=True)
         return w
 
 

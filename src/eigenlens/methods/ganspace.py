@@ -35,6 +35,8 @@ LATENT_SAMPLES = 1_000_000
 FEATURE_SAMPLES = 20_000
 EXACT = 4096
 """Features up to this length are decomposed by their exact covariance; longer ones by iterating with a block."""
+READINGS = 3
+"""Times that long features are read."""
 CHUNK = 2**23
 """Most numbers in a chunk of rows."""
 CHUNK_ROWS = 16_384
@@ -47,7 +49,7 @@ class GANSpace:
 
     Where w exists and no layer is named, w itself is decomposed: one pass over the samples keeps their moments, and the
     result is exact for them. A layer's features are decomposed by their exact covariance, or where they are long by
-    iteration with a block of twice the wanted width; the direction of a component is the regression of the latent on
+    a Krylov iteration that reads them three times; the direction of a component is the regression of the latent on
     it, from the same samples. A layer that is linear in the latent needs no samples: its components follow from its
     matrix and the covariance of the latent, classes left aside, as they only shift such a layer.
 
@@ -201,13 +203,21 @@ class _Source:
             return codes.latent.flatten(1), self.features(codes)
 
     def chunks(self, n: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give latents [b, slots * dim] and rows [b, dim] of samples 0 to n, many at a time."""
+        """Give latents [b, slots * dim] and rows [b, dim] of samples 0 to n, many at a time.
+
+        Rows may be overwritten by those that come next.
+        """
+        held: Tensor | None = None
         size = max(64, min(CHUNK_ROWS, CHUNK // self.dim))
         step = size if self.place is None else min(size, max(self.generator.batch_size, 2**20 // self.dim))
         for start, stop in runtime.progress(list(runtime.batches(n, size)), what="ganspace", unit="chunk"):
             pieces = [self._batch(start + low, start + high) for low, high in runtime.batches(stop - start, step)]
-            latents, rows = (torch.cat(each) if len(each) > 1 else each[0] for each in zip(*pieces, strict=True))
-            yield latents, rows
+            if len(pieces) == 1:
+                yield pieces[0]
+                continue
+            latents, rows = zip(*pieces, strict=True)
+            held = torch.cat(rows, out=held) if held is not None and len(held) == stop - start else torch.cat(rows)
+            yield torch.cat(latents), held
 
     def linear_map(self) -> Tensor | None:
         """Return J [dim, slots * dim] where the rows are J latent + constant, and None where they are not.
@@ -319,29 +329,33 @@ def _half_loadings(half: Moments, k: int, of_itself: bool) -> Tensor:
 
 
 def _blocks(source: _Source, n: int, k: int, seed: int, store: str, run: Path | None) -> _Found:
-    """Decompose long features without their covariance, in three readings that keep a block of twice the width.
+    """Decompose long features without their covariance, from the Krylov space of a random block, in three readings.
 
-    Each reading multiplies the block, random at first, by the covariance; Nyström's approximation and the regression
-    come from the third.
+    Each reading multiplies a block by the covariance: a random one, then what is new in the product of the one before.
+    Nyström's approximation is taken of all three together, and the regression comes from the third reading.
 
     Source:
-        Halko, Martinsson & Tropp, Finding structure with randomness, 2011, sections 4.5 and 5.4.
+        Musco & Musco, Randomized block Krylov methods, 2015, algorithm 2; with Nyström's approximation in place of
+        Rayleigh and Ritz's.
     """
     k = min(k, n - 1, source.n_latent)
-    width = min(max(2 * k, k + 40), n - 1, source.dim)
+    width = min(k + 20, n - 1, source.dim // READINGS)
+    basis, images = torch.empty(2, source.dim, READINGS * width)  # three blocks each, beside one another
     with _Rows(source, n, store, run) as rows:
-        start, mean, variance = _sketch(rows, width, seed)
-        image, _ = _times_covariance(rows, orthonormal(start.double()), mean)
-        block = orthonormal(image)
-        image, halves = _times_covariance(rows, block, mean)
-    values, components = nystrom(block, image / (n - 1))
-    stdev, components = values[:k].sqrt(), components[:k]  # [k], [k, dim]
+        for reading in range(READINGS):
+            mine = slice(reading * width, (reading + 1) * width)
+            basis[:, mine] = _new_block(basis[:, : mine.start], images[:, : mine.start], width, seed)
+            read = basis if reading == READINGS - 1 else basis[:, mine]
+            images[:, mine], halves = _times_covariance(rows, read, width)
+    values, components = nystrom(basis, images, k)
+    values = values[values > 1e-10 * values[0]] / (n - 1)  # features of few dimensions have no further components
+    stdev, components = values.sqrt(), components[: len(values)]  # [k], [k, dim]
     both = halves[0] + halves[1]
-    seen = components @ block  # [k, width]
+    seen = (components.float() @ basis).double()  # [k, basis]
     loadings = seen @ both.cross_covariance() / stdev[:, None]
     split = (_half_loadings(halves[0], 2 * k, of_itself=False), _half_loadings(halves[1], 2 * k, of_itself=False))
-    centre = rows.shift.cpu().double() + rows.scale * mean
-    return _Found(rows.scale * stdev, loadings, rows.scale**2 * variance, centre, components, split, {})
+    centre = rows.shift.cpu().double() + rows.scale * rows.mean
+    return _Found(rows.scale * stdev, loadings, rows.scale**2 * rows.variance, centre, components, split, {})
 
 
 class _Rows:
@@ -354,50 +368,72 @@ class _Rows:
     def __init__(self, source: _Source, n: int, store: str, run: Path | None) -> None:
         self.source, self.n, self.store, self.run = source, n, store, run
         self.shift, self.scale = torch.zeros(source.dim), 1.0
+        self.total, self.squares = torch.zeros(source.dim, dtype=torch.float64), 0.0
         self.file: Any = None
         self.sizes: list[int] = []
+        self.scratch: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the rows as they come, known after the first reading, float64 [dim]."""
+        return self.total / self.n
+
+    @property
+    def variance(self) -> float:
+        """Variance of the rows as they come, all features together."""
+        return (self.squares - self.n * float(self.mean.square().sum())) / (self.n - 1)
 
     def __enter__(self) -> _Rows:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.scratch.clear()
         if self.file is not None:
             self.file.close()  # an unnamed file ends with its last handle, also where the fit is broken off
 
-    def first(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give latents and rows for the first time, and keep them where they are to be kept."""
+    def read(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give latents and rows, the same each time; what came before is overwritten by what comes next."""
+        if self.file is not None:
+            yield from self._kept()
+            return
+        is_first = not self.sizes
         if self.store == "disk":
             self._check_room()
             self.file = tempfile.TemporaryFile(dir=self.run)  # noqa: SIM115  closed by __exit__
-        for number, (latents, rows) in enumerate(self.source.chunks(self.n)):
-            if number == 0:
-                self.shift = rows.mean(0)
-                self.scale = float((rows - self.shift).square().mean().sqrt()) or 1.0
-            rows = (rows - self.shift) / self.scale
+        for number, (latents, made) in enumerate(self.source.chunks(self.n)):
+            if is_first and number == 0:
+                self.shift = made.mean(0)
+                self.scale = float((made - self.shift).square().mean().sqrt()) or 1.0
+            rows = torch.sub(made, self.shift, out=self._scratch(len(made), torch.float32, made.device))
+            rows.div_(self.scale)
             if self.file is not None:
-                half = rows.clamp(-65504, 65504).half()
+                half = self._scratch(len(made), torch.float16, made.device).copy_(rows.clamp_(-65504, 65504))
                 self.file.write(as_numpy(half).data.cast("B"))
                 self.file.write(as_numpy(latents.float().contiguous()).data.cast("B"))
+                rows.copy_(half)  # every reading sees the same numbers
+            if is_first:
                 self.sizes.append(len(rows))
-                rows = half.float()  # every reading sees the same numbers
+                self.total += rows.sum(0).cpu()
+                self.squares += float(torch.linalg.vector_norm(rows)) ** 2
             yield latents, rows
 
-    def again(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give the same latents and rows once more."""
-        if self.file is None:
-            for latents, rows in self.source.chunks(self.n):
-                yield latents, (rows - self.shift) / self.scale
-            return
+    def _kept(self) -> Iterator[tuple[Tensor, Tensor]]:
         self.file.seek(0)
         for size in self.sizes:
-            rows = self._read(size, self.source.dim, torch.float16).to(self.shift.device).float()
-            yield self._read(size, self.source.n_latent, torch.float32), rows
+            half = self._filled(self._scratch(size, torch.float16, torch.device("cpu")))
+            latents = self._filled(torch.empty(size, self.source.n_latent))
+            yield latents, self._scratch(size, torch.float32, self.shift.device).copy_(half)
 
-    def _read(self, size: int, dim: int, dtype: torch.dtype) -> Tensor:
-        assert self.file is not None
-        tensor = torch.empty(size, dim, dtype=dtype)
+    def _filled(self, tensor: Tensor) -> Tensor:
         self.file.readinto(tensor.numpy().data.cast("B"))
         return tensor
+
+    def _scratch(self, n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Return memory for n rows, the same each time: fresh pages cost more than what is done to them."""
+        held = self.scratch.get((dtype, device))
+        if held is None or len(held) < n:
+            held = self.scratch[dtype, device] = torch.empty(n, self.source.dim, dtype=dtype, device=device)
+        return held[:n]
 
     def _check_room(self) -> None:
         folder = Path(self.run or tempfile.gettempdir())
@@ -409,45 +445,44 @@ class _Rows:
             )
 
 
-def _sketch(rows: _Rows, width: int, seed: int) -> tuple[Tensor, Tensor, float]:
-    """Return XᵀX Ω with random Ω [dim, width], the mean of the rows X, and their variance in total.
+def _new_block(basis: Tensor, images: Tensor, width: int, seed: int) -> Tensor:
+    """Return orthonormal columns for what the last image holds beyond the basis: random ones where there is none yet.
 
-    The mean is not known yet; what is left of it in X costs the sketch one of its columns at most.
+    Args:
+        basis, images: [dim, blocks * width].
     """
-    drawn = runtime.generator_for(seed, "ganspace/sketch").standard_normal((rows.source.dim, width), np.float32)
-    start: Tensor | None = None
-    total = torch.zeros(rows.source.dim, dtype=torch.float64)
-    squares = 0.0
-    for _, chunk in rows.first():
-        if start is None:
-            omega = torch.from_numpy(drawn).to(chunk)
-            start = torch.zeros_like(omega)
-        start.addmm_(chunk.T, chunk @ omega)
-        total += chunk.sum(0).cpu()
-        squares += float(chunk.square().sum())
-    assert start is not None
-    mean = total / rows.n
-    variance = (squares - rows.n * float(mean.square().sum())) / (rows.n - 1)
-    return start.cpu(), mean, variance
+    if not basis.shape[1]:
+        chance = runtime.generator_for(seed, "ganspace/sketch")
+        return orthonormal(torch.from_numpy(chance.standard_normal((len(basis), width), np.float32)))
+    rest = images[:, -width:]
+    for _ in range(2):  # once leaves as much of the basis as was lost to rounding
+        rest = orthonormal(rest - basis @ (basis.T @ rest))
+    return rest
 
 
-def _times_covariance(rows: _Rows, block: Tensor, mean: Tensor) -> tuple[Tensor, tuple[Moments, Moments]]:
-    """Return XᵀX block of the centred rows X, [dim, width], and the moments of X block with the latents, in halves."""
+def _times_covariance(rows: _Rows, basis: Tensor, width: int) -> tuple[Tensor, tuple[Moments, Moments]]:
+    """Return XᵀX block of the centred rows X for the last `width` columns of a basis, and moments of X basis in halves.
+
+    Centring comes last, as the mean is not known before the rows have been read once.
+
+    Returns:
+        [dim, width], and the moments of X basis with the latents.
+    """
     halves: tuple[Moments, Moments] | None = None
     image: Tensor | None = None
     small: Tensor | None = None
-    for latents, chunk in rows.again():
+    for latents, chunk in rows.read():
         if small is None:
-            small = block.to(chunk)
-            offset = mean.to(chunk) @ small
-            image = torch.zeros_like(small)
+            small = basis.to(chunk)
+            image = torch.zeros_like(small[:, -width:])
         assert image is not None
-        projected = chunk @ small - offset  # [b, width]
-        image.addmm_(chunk.T, projected)  # projections sum to zero, so the mean of the rows drops out
+        projected = chunk @ small  # [b, basis]
+        image.addmm_(chunk.T, projected[:, -width:])
         halves = halved_moments(halves, projected, latents.to(projected))
     assert image is not None
     assert halves is not None
-    return image.cpu().double(), halves
+    mean = rows.mean.float()
+    return image.cpu().addr_(mean, mean @ basis[:, -width:], alpha=-rows.n), halves
 
 
 # --- independent components -------------------------------------------------------------------------------------------

@@ -14,6 +14,8 @@ from .. import runtime
 DENSE = 1536
 """Up to this size a symmetric matrix is decomposed whole; beyond, its leading eigenvectors are iterated for."""
 SHIFT_ROWS = 1000
+PIECE = 2**22
+"""Most numbers that are shifted at once: more would leave the cache before they are multiplied."""
 
 
 class Moments:
@@ -35,11 +37,12 @@ class Moments:
         self.crossed = torch.zeros(dim, n_targets, dtype=torch.float64)
         self.shift: Tensor | None = None
         self.target_shift: Tensor | None = None
+        self.scratch: Tensor | None = None
 
     def sibling(self) -> Moments:
         """Return empty moments with the same shift, which may be added to these."""
         other = Moments(len(self.total), len(self.target_total))
-        other.shift, other.target_shift = self.shift, self.target_shift
+        other.shift, other.target_shift, other.scratch = self.shift, self.target_shift, self.scratch
         return other
 
     def add(self, rows: Tensor, targets: Tensor | None = None) -> None:
@@ -47,15 +50,23 @@ class Moments:
         if self.shift is None:
             self.shift = rows[:SHIFT_ROWS].mean(0)
             self.target_shift = None if targets is None else targets[:SHIFT_ROWS].mean(0)
-        rows = rows - self.shift
         self.n += len(rows)
-        self.total += rows.sum(0).cpu()
-        self.products += gram(rows).cpu()
-        if targets is not None:
-            assert self.target_shift is not None
-            targets = targets - self.target_shift
-            self.target_total += targets.sum(0).cpu()
-            self.crossed += (rows.T @ targets).cpu()
+        for low, high in runtime.batches(len(rows), max(1, PIECE // rows.shape[1])):
+            shifted = self._shifted(rows[low:high])
+            self.total += shifted.sum(0).cpu()
+            self.products += gram(shifted).cpu()
+            if targets is not None:
+                assert self.target_shift is not None
+                moved = targets[low:high] - self.target_shift
+                self.target_total += moved.sum(0).cpu()
+                self.crossed += (shifted.T @ moved).cpu()
+
+    def _shifted(self, rows: Tensor) -> Tensor:
+        """Return rows less the shift, in memory that the next ones take over: fresh pages cost as much as the sum."""
+        assert self.shift is not None
+        if self.scratch is None or len(self.scratch) < len(rows):
+            self.scratch = torch.empty_like(rows)
+        return torch.sub(rows, self.shift, out=self.scratch[: len(rows)])
 
     def __add__(self, other: Moments) -> Moments:
         both = self.sibling()
@@ -90,6 +101,7 @@ def halved_moments(halves: tuple[Moments, Moments] | None, rows: Tensor, targets
         first = Moments(rows.shape[1], targets.shape[1])
         first.shift = rows[:SHIFT_ROWS].mean(0)
         first.target_shift = targets[:SHIFT_ROWS].mean(0)
+        first.scratch = torch.empty_like(rows[: PIECE // rows.shape[1]])
         halves = (first, first.sibling())
     middle = (len(rows) + 1) // 2
     for half, part in zip(halves, (slice(0, middle), slice(middle, None)), strict=True):
@@ -130,11 +142,40 @@ def _iterated(matrix: Tensor, k: int, *, most: int = 100, tolerance: float = 1e-
     before = torch.zeros(k, dtype=matrix.dtype)
     for _ in range(most):
         image = matrix @ block
-        values, rows = nystrom(block, image)
-        if (values[:k] - before).abs().max() <= tolerance * values[0]:
+        values, rows = nystrom(block, image, k)
+        if (values - before).abs().max() <= tolerance * values[0]:
             break
-        before, block = values[:k], orthonormal(image)
-    return values[:k], rows[:k]
+        before, block = values, orthonormal(image)
+    return values, rows
+
+
+def leading_of_several(matrices: Tensor, guess: Tensor, *, steps: int = 4) -> tuple[Tensor, Tensor]:
+    """Find leading eigenvectors of symmetric matrices that resemble one another, from a guess at them all.
+
+    Wide matrices are seen through the Krylov space of the guess: where an eigenvector stands clear of the rest, that is
+    exact to 1e-4; where it hardly does, it comes out as some vector among its neighbours.
+
+    Args:
+        matrices: [m, dim, dim].
+        guess: the leading eigenvectors of their sum, say, [k, dim].
+
+    Returns:
+        [m, k] and [m, k, dim], largest first.
+    """
+    k, dim = guess.shape
+    if 2 * steps * k > dim:
+        values, columns = torch.linalg.eigh(matrices)  # ascending
+        return values.flip(1)[:, :k], columns.flip(2)[:, :, :k].mT
+    basis = torch.linalg.qr(guess.T)[0].expand(len(matrices), -1, -1)
+    images = matrices @ basis
+    for _ in range(steps - 1):
+        last = images[:, :, -k:]
+        new = torch.linalg.qr(last - basis @ (basis.mT @ last))[0]
+        basis, images = torch.cat([basis, new], dim=2), torch.cat([images, matrices @ new], dim=2)
+    inner = basis.mT @ images
+    values, frame = torch.linalg.eigh((inner + inner.mT) / 2)
+    columns = images @ frame.flip(2)[:, :, :k]  # a step further than the basis
+    return values.flip(1)[:, :k], torch.nn.functional.normalize(columns, dim=1).mT
 
 
 @contextmanager
@@ -167,28 +208,42 @@ def orthonormal(columns: Tensor) -> Tensor:
     return torch.linalg.qr(columns)[0]
 
 
-def nystrom(block: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-    """Approximate the eigenvectors of a positive semi-definite matrix A from its product with a block.
+def nystrom(block: Tensor, image: Tensor, k: int | None = None) -> tuple[Tensor, Tensor]:
+    """Approximate the leading eigenvectors of a positive semi-definite matrix A from its product with a block.
+
+    Products are float64, of some rows at a time, so that blocks of float32 take no copy.
 
     Args:
         block: orthonormal columns, [dim, width].
         image: A block, [dim, width].
+        k: how many eigenvectors; `width` by default.
 
     Returns:
-        Eigenvalues [width], largest first, and eigenvectors [width, dim], one a row: those of A Q (Qᵀ A Q)⁺ Qᵀ A, which
-        are half a step of iteration more exact than Rayleigh and Ritz's.
+        Eigenvalues [k], largest first, and eigenvectors [k, dim], one a row, float64: those of A Q (Qᵀ A Q)⁺ Qᵀ A,
+        which are half a step of iteration more exact than Rayleigh and Ritz's.
 
     Source:
         Gittens & Mahoney, Revisiting the Nyström method, 2016; Halko et al., Finding structure with randomness, 2011,
         section 5.4.
     """
-    inner = block.T @ image
+    rows = [slice(*ends) for ends in runtime.batches(len(block), 4096)]
+    width = block.shape[1]
+    inner = torch.zeros(width, width, dtype=torch.float64)
+    for some in rows:
+        inner += block[some].double().T @ image[some].double()
     with one_thread():
         values, frame = torch.linalg.eigh((inner + inner.T) / 2)
-    kept = values > values.max().clamp(min=0) * 1e-12 * len(values)
-    scale = torch.where(kept, values.clamp(min=1e-300).rsqrt(), torch.zeros(()).to(values))
-    left, singular, _ = torch.linalg.svd(image @ (frame * scale), full_matrices=False)
-    return singular.square(), signed_rows(left.T)
+    kept = values > values.max().clamp(min=0) * torch.finfo(image.dtype).eps
+    scaled = frame * torch.where(kept, values.clamp(min=1e-300).rsqrt(), torch.zeros(()).to(values))
+    half = torch.cat([(image[some].double() @ scaled).to(image) for some in rows])  # [dim, width], half halfᵀ = A
+    squared = torch.zeros(width, width, dtype=torch.float64)
+    for some in rows:
+        squared += gram(half[some].double())
+    with one_thread():
+        values, frame = torch.linalg.eigh(squared)  # ascending
+    values, frame = values.flip(0)[:k].clamp(min=0), frame.flip(1)[:, :k]
+    left = torch.cat([half[some].double() @ frame for some in rows])  # [dim, k], columns orthogonal
+    return values, signed_rows(orthonormal(left).T)
 
 
 def matched_cosines(reference: Tensor, first: Tensor, second: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from ..directions import Directions, standard_deviation, unit_norm
 from ..errors import UserError
 from ..generator import Generator, StyleMatrix
 from ..method import provenance
-from .linalg import eigen_descending, gram, matched_cosines, one_thread
+from .linalg import eigen_descending, gram, leading_of_several, matched_cosines, one_thread
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,12 @@ class SeFa:
         matrices = chosen_matrices(generator, self.layers, self.to_rgb)
         slots = _own_slots(generator, space)
         blocks = normalised(matrices, self.normalise, slot_dim=space.dim if slots > 1 else 0)
+        dim, k = slots * space.dim, self.n_directions
         with one_thread():
-            values, vectors = factorise(blocks, slots * space.dim, self.n_directions)  # [k], [k, slots * dim]
-            agreement = self._agreement(vectors, blocks, seed)
+            stretches = parted(blocks)
+            leading = [eigen_descending(each.total, min(2 * k, each.width)) for each in stretches]
+            values, vectors = strongest(stretches, leading, dim, k)  # [k], [k, slots * dim]
+            agreement = self._agreement(vectors, stretches, [frame for _, frame in leading], seed)
         final = unit_norm(vectors.float().unflatten(1, (slots, space.dim)))
         return Directions(
             final,
@@ -77,24 +81,25 @@ class SeFa:
             provenance=provenance(self, generator, seed),
         )
 
-    def _agreement(self, vectors: Tensor, blocks: list[Block], seed: int) -> Tensor:
+    def _agreement(self, vectors: Tensor, stretches: list[Stretch], guesses: list[Tensor], seed: int) -> Tensor:
+        k, dim = vectors.shape
         if self.agreement_draws < 1:
-            return torch.full((len(vectors),), math.nan)
-        cosines = []
+            return torch.full((k,), math.nan)
+        chance = runtime.generator_for(seed, "sefa/halves")
+        sides = np.zeros((self.agreement_draws, 2, PARTS), np.float32)
         for draw in range(self.agreement_draws):
-            chance = runtime.generator_for(seed, "sefa/halves", draw)
-            orders = [torch.from_numpy(chance.permutation(len(weight))) for _, weight in blocks]
-            halves = []
-            for side in (0, 1):
-                half = [
-                    (start, weight[order[side::2]].float())
-                    for (start, weight), order in zip(blocks, orders, strict=True)
-                ]
-                halves.append(factorise(half, vectors.shape[1], len(vectors))[1])
-            cosines.append(matched_cosines(vectors, *halves))
-        return torch.stack(cosines).mean(0)
+            chosen = chance.permutation(PARTS)
+            sides[draw, 0, chosen[: PARTS // 2]] = sides[draw, 1, chosen[PARTS // 2 :]] = 1.0
+        found = []
+        for stretch, guess in zip(stretches, guesses, strict=True):
+            halves = torch.from_numpy(sides).flatten(0, 1) @ stretch.parts.flatten(1)  # [2 * draws, width * width]
+            found.append(leading_of_several(halves.view(-1, stretch.width, stretch.width), guess.float()))
+        ours = [strongest(stretches, [(v[i], f[i]) for v, f in found], dim, k)[1] for i in range(2 * len(sides))]
+        return torch.stack([matched_cosines(vectors, *ours[i : i + 2]) for i in range(0, len(ours), 2)]).mean(0)
 
 
+PARTS = 20
+"""Random parts of the output channels; each draw for `agreement` gives ten of them to either half."""
 Block = tuple[int, Tensor]
 """Where in a flat latent a matrix begins, and the matrix [out, columns]."""
 
@@ -147,18 +152,30 @@ def normalised(matrices: dict[str, StyleMatrix], normalise: str, *, slot_dim: in
     return blocks
 
 
-def factorise(blocks: list[Block], dim: int, k: int) -> tuple[Tensor, Tensor]:
-    """Return the leading eigenvalues and eigenvectors of the sum of all AᵀA, each at its place.
+@dataclass(frozen=True)
+class Stretch:
+    """Coordinates that some matrices see and no others do, with AᵀA of parts of these matrices' output channels."""
 
-    Matrices that see no coordinate in common are decomposed apart, so that no eigenvector mixes them.
+    start: int
+    parts: Tensor
+    """[PARTS, width, width]."""
+
+    @property
+    def width(self) -> int:
+        """Number of coordinates."""
+        return self.parts.shape[1]
+
+    @property
+    def total(self) -> Tensor:
+        """AᵀA of all channels, float64 [width, width]."""
+        return self.parts.sum(0, dtype=torch.float64)
+
+
+def parted(blocks: list[Block]) -> list[Stretch]:
+    """Group the matrices by the coordinates that they share, and deal the output channels of each into PARTS at random.
 
     Args:
         blocks: see `normalised`.
-        dim: length of a flat latent.
-        k: how many at most; those that change nothing are left out.
-
-    Returns:
-        [k] and [k, dim], largest first.
     """
     groups: list[list[Block]] = []
     reach = 0
@@ -167,28 +184,51 @@ def factorise(blocks: list[Block], dim: int, k: int) -> tuple[Tensor, Tensor]:
             groups.append([])
         groups[-1].append(block)
         reach = max(reach, block[0] + block[1].shape[1])
-    found_values, found_vectors = [], []
-    for group in groups:
-        values, vectors = _factorise_together(group, k)
-        start = group[0][0]
-        found_values.append(values)
-        found_vectors.append(torch.nn.functional.pad(vectors, (start, dim - start - vectors.shape[1])))
-    values, vectors = torch.cat(found_values), torch.cat(found_vectors)
-    order = values.argsort(descending=True, stable=True)[:k]
-    order = order[values[order] > 1e-6 * values.max()]
-    return values[order], vectors[order]
+    return [_stretch(group) for group in groups]
 
 
-def _factorise_together(group: list[Block], k: int) -> tuple[Tensor, Tensor]:
+def _stretch(group: list[Block]) -> Stretch:
     low = group[0][0]
     width = max(start + weight.shape[1] for start, weight in group) - low
     places: dict[tuple[int, int], list[Tensor]] = {}
     for start, weight in group:
         places.setdefault((start - low, start - low + weight.shape[1]), []).append(weight)
-    total = torch.zeros(width, width, dtype=group[0][1].dtype)
+    parts = torch.zeros(PARTS, width, width)
     for (start, stop), weights in places.items():
-        total[start:stop, start:stop] += gram(torch.cat(weights))
-    return eigen_descending(total, min(k, width))
+        dealt = np.concatenate([_deal(len(weight), i) for i, weight in enumerate(weights)])
+        rows = torch.cat(weights).float()[torch.from_numpy(dealt.argsort(kind="stable"))]
+        for part, some in enumerate(rows.split(np.bincount(dealt, minlength=PARTS).tolist())):
+            parts[part, start:stop, start:stop] += gram(some)
+    return Stretch(low, parts)
+
+
+def _deal(n: int, index: int) -> np.ndarray:
+    """Return the part of each of n channels; no seed of the user's, so that it never changes the directions."""
+    return runtime.generator_for(0, "sefa/parts", index).permutation(n) % PARTS
+
+
+def strongest(
+    stretches: list[Stretch], leading: list[tuple[Tensor, Tensor]], dim: int, k: int
+) -> tuple[Tensor, Tensor]:
+    """Return the strongest eigenvectors of all stretches, each at its place, so that none mixes two of them.
+
+    Args:
+        stretches: see `parted`.
+        leading: of each, eigenvalues [some] and eigenvectors [some, width].
+        dim: length of a flat latent.
+        k: how many at most; those that change nothing are left out.
+
+    Returns:
+        [k] and [k, dim], largest first.
+    """
+    values = torch.cat([values for values, _ in leading])
+    vectors = torch.cat([
+        torch.nn.functional.pad(frame, (each.start, dim - each.start - each.width))
+        for each, (_, frame) in zip(stretches, leading, strict=True)
+    ])  # fmt: skip
+    order = values.argsort(descending=True, stable=True)[:k]
+    order = order[values[order] > 1e-6 * values.max()]
+    return values[order], vectors[order]
 
 
 def _own_slots(generator: Generator, space: Space) -> int:
