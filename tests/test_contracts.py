@@ -24,6 +24,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "random": {"n_directions": 3},
     "sefa": {"n_directions": 3},
     "supervised": {"n_samples": 60},
+    "voynov": {"n_directions": 3, "n_steps": 3, "batch": 4},
 }
 """Hyper-parameters that make a method quick; its defaults are for real work."""
 QUICK_METRICS: dict[str, dict[str, Any]] = {

@@ -106,8 +106,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(words[0], words[1:])
     except UserError as error:
         return _complain(words[0], str(error))
-    except KeyboardInterrupt:
-        return _complain(words[0], "stopped", code=130)
+    except KeyboardInterrupt as stop:  # a method that keeps its state says where, and how to go on
+        return _complain(words[0], str(stop) or "stopped", code=130)
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

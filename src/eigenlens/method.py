@@ -25,6 +25,7 @@ METHODS = Registry(
         "random": "eigenlens.methods.baselines:Random",
         "sefa": "eigenlens.methods.sefa:SeFa",
         "supervised": "eigenlens.methods.supervised:Supervised",
+        "voynov": "eigenlens.methods.voynov:Voynov",
     },
 )
 """Name -> the method. A new one is one file under `methods/` and one line here."""

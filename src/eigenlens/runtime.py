@@ -148,6 +148,11 @@ def generator_for(seed: int, stream: str = "", index: int = 0) -> np.random.Gene
     return np.random.Generator(np.random.Philox(entropy))
 
 
+def seed_apart(seed: int, stream: str) -> int:
+    """Return a seed above 2³² for codes that no seed below draws: what was learnt from them is tested on others."""
+    return (seed + 1) * 2**32 + zlib.crc32(stream.encode())
+
+
 @functools.lru_cache(maxsize=4)  # neighbouring requests (a studio, a strip) fall into the same block
 def _block(seed: int, stream: str, block: int, dim: int, law: Law) -> np.ndarray:
     drawn = np.empty((BLOCK, dim), np.float32)

@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from tyro.conf import Positional, UseAppendAction
 
-from .. import algebra
+from .. import algebra, runtime
 from .. import images as pictures
 from ..directions import Directions, concatenate
 from ..effect import calibrate
-from ..errors import UserError
+from ..errors import UserError, unknown_name
 from ..exchange import export_directions
 from ..files import refuse_existing
 from ..generator import Generator
@@ -26,6 +26,7 @@ def discover(
     /,
     *,
     method: str = "sefa",
+    preset: str | None = None,
     out: Path | None = None,
     sheet: Path | None = None,
     seed: int = 0,
@@ -43,6 +44,7 @@ def discover(
     Args:
         generator: a name, a folder, a file, or package.module:function.
         method: how; `eigenlens list` names the methods. The flags below are the method's own.
+        preset: settings of the method that belong together, such as `cpu`; its flags change single ones.
         out: a .safetensors file for the directions.
         sheet: a picture of their strips.
         seed: fixes what the method draws.
@@ -59,6 +61,8 @@ def discover(
         refuse_existing(path, force=force)
     g = machine.open(generator)
     found = settings.fit(g, seed=seed, run=run)
+    if runtime.rank() > 0:  # under torchrun the first process goes on alone
+        return
     if measure != "none":
         found = calibrate(g, found, limits=measure == "all")
     print(as_table(figures(found)))
@@ -67,14 +71,19 @@ def discover(
     if sheet is not None:
         codes = sample_seeds(g, parse_seeds(sheet_seeds), label=sheet_label or ("0" if g.label_names else None))
         picture = draw_sheet(g, found[:rows], codes, title=f"{g.name}  {method}")
-        again = command_line("discover", generator, method=method, seed=seed, sheet_seeds=sheet_seeds, sheet=sheet)
+        again = command_line(
+            "discover", generator, method=method, preset=preset, seed=seed, sheet_seeds=sheet_seeds, sheet=sheet
+        )
         pictures.save(picture, sheet, recipe={"version": 1, "command": again}, force=force)
         print(sheet)
 
 
 def _with_method(words: list[str]) -> Any:
     kind = METHODS[option(words, "--method", "sefa")]
-    return specialised(discover, settings=(kind, kind()))
+    chosen, presets = option(words, "--preset", ""), getattr(kind, "presets", {})
+    if chosen and chosen not in presets:
+        raise unknown_name(f"preset of {kind.name}", chosen, presets)
+    return specialised(discover, settings=(kind, kind(**presets.get(chosen, {}))))
 
 
 discover.specialise = _with_method  # type: ignore[attr-defined]

@@ -293,7 +293,9 @@ def advanced(block: Block, h: Tensor, z: Tensor) -> Tensor:
     h = _injected(torch.addmm(_flat(h), z, first.flatten(1)), h)
     h = block.conv1(F.leaky_relu(h, SLOPE, inplace=True))  # [batch, c', 2h, 2w]
     if second is not None:
-        h = _injected(_flat(h).addmm_(z, second.flatten(1)), h)
+        rows = _flat(h)
+        # autocast leaves what works in place alone
+        h = _injected(rows.addmm_(z.to(rows), second.flatten(1).to(rows)), h)
     return block.conv2(F.leaky_relu(h, SLOPE, inplace=True))
 
 

@@ -1,0 +1,529 @@
+"""What methods that learn directions share: free coordinates, pairs of images, frames, the loop and its run folder.
+
+Everything random in step t is drawn from (seed, t), so there is no state of a random generator to keep: a resumed run
+repeats the uninterrupted one bit for bit on the same machine, and several processes, each of which takes its share of
+the same batch, repeat one to rounding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .. import __version__, runtime
+from ..codes import Codes, Space
+from ..directions import Directions, standard_deviation, unit_norm
+from ..errors import UserError
+from ..files import write_json, write_text, written_beside
+from ..generator import Generator
+from ..method import check_layers, chosen_space, provenance
+
+STATE = "state.pt"
+STATE_FORMAT = "eigenlens.learning/1"
+FREE_ON_RESUME = ("n_steps", "patience")
+"""Fields of a method that a resumed run may change: none of them touches a step."""
+TICK = 50
+"""Steps whose mean figures are one line of `metrics.jsonl`."""
+MARGIN = 0.01
+"""Relative improvement of the loss below which it counts as flat."""
+SAVE_SECONDS = 60.0
+SAME = 0.9
+"""|cos| of two directions from which on they count as one."""
+
+Frame = Literal["orthonormal", "unit", "free"]
+
+
+# --- where codes move, and what is seen of it -------------------------------------------------------------------------
+
+
+class Scene:
+    """Codes of a generator, the coordinates that may move, and pairs of images before and after.
+
+    Args:
+        generator: whose.
+        space: name of the space; its own default where None. w stands for w+, whose slots `layers` picks.
+        layers: the layer range that moves.
+        at: the layer whose features are seen, or `image`.
+        label, truncation: of the codes; by default all classes, mixed.
+        precision: of the network; `auto` is bf16 where that is faster.
+        seed, stream: what fixes the codes; no other seed or stream draws them.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        *,
+        space: str | None,
+        layers: str,
+        at: str = "image",
+        label: int | str | None = None,
+        truncation: float = 1.0,
+        precision: runtime.Precision = "auto",
+        seed: int,
+        stream: str,
+    ) -> None:
+        chosen = chosen_space(generator, space)
+        self.generator, self.layers = generator, layers
+        self.space = generator.space(chosen.broadcast_of) if chosen.broadcast_of else chosen
+        check_layers(generator, self.space, layers)
+        wider = [each for each in generator.spaces.values() if each.broadcast_of == self.space.name]
+        self.host: Space = wider[0] if wider and layers != "all" else self.space
+        self.mask = self.host.mask(layers).to(generator.device)  # [slots, dim]
+        moves = self.mask.amax(0) if self.space.slots == 1 else self.mask.flatten()
+        self.free = moves.nonzero()[:, 0]
+        self.at = at if at == "image" else generator.layers[generator.layer_index(at)].name
+        self.first = generator.first_layer_fed(layers, self.host)
+        self.label = "random" if label is None and generator.label_names else label
+        self.truncation = truncation
+        self.precision = runtime.resolve_precision(precision, generator.device)
+        self.seed, self.test_seed = (runtime.seed_apart(seed, each) for each in (stream, f"{stream}/test"))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Channels and resolution of what is seen."""
+        if self.at == "image":
+            return self.generator.channels, self.generator.resolution
+        layer = self.generator.layers[self.generator.layer_index(self.at)]
+        return layer.channels, layer.resolution
+
+    def held_out(self, n: int, start: int) -> Codes:
+        """Return codes `start .. start + n` of those that no step sees."""
+        return self._draw(n, start, self.test_seed)
+
+    def _draw(self, n: int, start: int, seed: int) -> Codes:
+        with torch.no_grad():  # not inference_mode: what moves from them has a graph
+            codes = self.generator.sample(
+                n, seed=seed, start=start, space=self.space.name, truncation=self.truncation, label=self.label
+            )
+            if self.host is not self.space:
+                codes = self.generator.lift(codes, self.host.name)
+            return codes.to(self.generator.device)
+
+    def batch(self, n: int, step: int) -> Codes:
+        """Return this process's share of the `n` codes of one step."""
+        mine = runtime.share(n)
+        return self._draw(mine.stop - mine.start, step * n + mine.start, self.seed)
+
+    def shaped(self, rows: Tensor) -> Tensor:
+        """Return vectors of free coordinates, [k, free], as [k, slots, dim], 0 where nothing moves."""
+        flat = rows.new_zeros(len(rows), self.space.slots * self.space.dim).index_copy(1, self.free, rows)
+        return flat.unflatten(1, (self.space.slots, self.space.dim))
+
+    def steps(self, rows: Tensor) -> Tensor:
+        """Return what one σ along each row adds to a code, times the row's length: [k, slots, dim] of the host."""
+        lengths = rows.norm(dim=1)
+        units = unit_norm(self.shaped(rows / lengths[:, None]))
+        steps = units * (standard_deviation(units, self.space) * lengths)[:, None, None]
+        return steps * self.mask if self.host is not self.space else steps
+
+    def see(self, codes: Codes, moved: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what is seen of codes before and after: [batch, channels, height, width] each; the first has no graph.
+
+        What lies before the first layer that moves is computed once.
+        """
+        g = self.generator
+        with self.mixed():
+            if self.at != "image":
+                with torch.no_grad():
+                    before = g.features(codes, self.at)
+                return before.float(), g.features(codes.with_latent(moved), self.at).float()
+            with torch.no_grad():
+                state = g.start(codes, self.first)
+                before = g.finish(codes, state)
+            return before.float(), g.finish(codes.with_latent(moved), state).float()
+
+    def mixed(self) -> torch.autocast:
+        """Return the context in which networks run."""
+        return torch.autocast(self.generator.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+@contextlib.contextmanager
+def channels_last(network: nn.Module) -> Iterator[None]:
+    """Lay the kernels of a network out channels-last, as processors like them, and back afterwards."""
+    kernels = [p for p in network.parameters() if p.ndim == 4 and p.is_contiguous()]
+    try:
+        for kernel in kernels:
+            kernel.data = kernel.data.contiguous(memory_format=torch.channels_last)
+        yield
+    finally:
+        for kernel in kernels:
+            kernel.data = kernel.data.contiguous()
+
+
+# --- directions that are learned --------------------------------------------------------------------------------------
+
+
+class LearnedFrame(nn.Module):
+    """K vectors of `dim` coordinates, one a row, that a loss may turn.
+
+    `orthonormal` ones are the first K columns of Q exp(S - Sᵀ), with Q a random rotation of the whole space and S
+    zero but for K columns: that reaches every K-frame of the space, for K < dim too. `unit` rows have norm 1, `free`
+    ones any; both start as the same frame Q.
+
+    Source:
+        Voynov & Babenko, section 4.1, where K < dim leaves all but the first K coordinates unmoved.
+    """
+
+    rotation: Tensor
+
+    def __init__(self, n: int, dim: int, kind: Frame, seed: int) -> None:
+        super().__init__()
+        if kind not in ("orthonormal", "unit", "free"):
+            raise UserError(f"frame {kind!r} is not known; allowed: orthonormal, unit, free")
+        if n < 1 or (n > dim and kind == "orthonormal"):
+            raise UserError(
+                f"{n} orthonormal directions were asked for in {dim} dimensions; give 1-{dim}, or another frame"
+            )
+        self.kind, self.n = kind, n
+        rng = runtime.generator_for(seed, "methods/frame")
+        drawn = torch.from_numpy(rng.standard_normal((max(dim, n), dim), dtype="float32"))
+        if kind == "orthonormal":
+            self.register_buffer("rotation", torch.linalg.qr(drawn)[0])  # [dim, dim]
+            self.log = nn.Parameter(torch.zeros(dim, n))
+        else:
+            start = torch.linalg.qr(drawn[:dim])[0].T if n <= dim else drawn
+            self.rows = nn.Parameter(torch.nn.functional.normalize(start[:n], dim=1))
+
+    def forward(self) -> Tensor:
+        """Return the vectors, [n, dim]."""
+        if self.kind == "orthonormal":
+            square = torch.nn.functional.pad(self.log, (0, len(self.log) - self.n))
+            return (self.rotation @ torch.matrix_exp(square - square.T)[:, : self.n]).T
+        return self.rows if self.kind == "free" else torch.nn.functional.normalize(self.rows, dim=1)
+
+
+# --- the loop ---------------------------------------------------------------------------------------------------------
+
+
+class Learner:
+    """Networks, their optimiser, and the loss of step t.
+
+    Args:
+        modules: what learns, by name.
+        loss: step -> the loss, and further figures of this process's share of the batch, [n].
+        figures: their names, after `loss`.
+        learning_rate, weight_decay: of Adam.
+    """
+
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        loss: Callable[[int], tuple[Tensor, Tensor]],
+        figures: Sequence[str],
+        *,
+        learning_rate: float,
+        weight_decay: float = 0.0,
+    ) -> None:
+        self.modules = nn.ModuleDict(modules)
+        self.loss, self.figures = loss, ("loss", *figures)
+        weights = list(self.modules.parameters())
+        fused = weights[0].device.type in ("cpu", "cuda")
+        self.optimiser = torch.optim.Adam(weights, learning_rate, weight_decay=weight_decay, fused=fused)
+        self.step = 0
+
+    def take_step(self) -> Tensor:
+        """Update all networks once; return the means of `figures` over all processes."""
+        self.optimiser.zero_grad(set_to_none=True)
+        loss, further = self.loss(self.step)
+        loss.backward()
+        figures = torch.cat([loss.detach()[None], further.detach().to(loss)])
+        runtime.average([*[p.grad for p in self.modules.parameters() if p.grad is not None], figures])
+        self.optimiser.step()
+        self.step += 1
+        return figures
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a resumed run needs."""
+        return {
+            "step": self.step,
+            "modules": self.modules.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to where `state_dict` was taken."""
+        self.step = state["step"]
+        self.modules.load_state_dict(state["modules"])
+        self.optimiser.load_state_dict(state["optimiser"])
+
+
+def seeded(seed: int, make: Callable[[], nn.Module]) -> nn.Module:
+    """Make a network whose initial weights `seed` fixes."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()
+
+
+def about_fit(method: Any, generator: Generator, seed: int) -> dict[str, Any]:
+    """Return what must be the same when a run goes on, plain JSON."""
+    made = provenance(method, generator, seed)
+    return {"method": made.method, "arguments": dict(made.arguments), "seed": seed, "generator": dict(made.generator)}
+
+
+def check_share(batch: int) -> None:
+    """Raise UserError unless the processes can share a batch."""
+    n = runtime.world_size()
+    if batch % n:
+        raise UserError(f"a batch of {batch} cannot be shared by {n} processes; give a multiple of {n}")
+
+
+def learn(
+    learner: Learner,
+    *,
+    n_steps: int,
+    patience: int,
+    about: Mapping[str, Any],
+    run: Path | None,
+    device: torch.device,
+    tick: int = TICK,
+    save_seconds: float = SAVE_SECONDS,
+) -> None:
+    """Take steps until `n_steps`, or until the loss is flat; with a run folder, from where it stands there.
+
+    The folder holds `metrics.jsonl`, a line a tick of the mean figures; `log.txt`; `config.json`; and `last/state.pt`,
+    written whole or not at all every minute and at the end.
+
+    Args:
+        learner: what learns.
+        n_steps: how many steps in all.
+        patience: after how many ticks without an improvement of 1 % the loss counts as flat; 0: never.
+        about: what must be the same when a run goes on; see `about_fit`.
+        run: the folder; None keeps nothing.
+        device: for messages between processes.
+        tick: steps a line.
+        save_seconds: how often the state is saved.
+
+    Raises:
+        UserError: where the folder holds another run, or the loss becomes NaN.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, once the state is saved.
+    """
+    journal = _Journal(run, learner, about, n_steps)
+    past = journal.resume()
+    is_first = runtime.rank() == 0
+    saved = time.monotonic()
+    begun = saved - past.seconds
+    with runtime.stop_requested() as stop:
+        while learner.step < n_steps and not has_stopped(past.losses, patience):
+            if runtime.any_process(stop.is_set(), device):
+                if is_first:
+                    journal.save(past, time.monotonic() - begun)
+                raise KeyboardInterrupt(journal.farewell())
+            past.figures.append(learner.take_step())
+            if learner.step % tick == 0 or learner.step == n_steps:
+                means = torch.stack(past.figures).mean(0).tolist()
+                if not all(map(math.isfinite, means)):
+                    raise UserError(f"the loss became NaN or infinite by step {learner.step}; lower the learning rate")
+                if is_first:
+                    journal.tell(means, time.monotonic() - begun)
+                if learner.step % tick == 0:  # a run that ends within a tick may go on
+                    past.losses.append(means[0])
+                    past.figures.clear()
+            if is_first and time.monotonic() - saved > save_seconds:
+                journal.save(past, time.monotonic() - begun)
+                saved = time.monotonic()
+    if is_first:
+        journal.save(past, time.monotonic() - begun)
+        journal.end(has_stopped(past.losses, patience))
+
+
+def has_stopped(losses: Sequence[float], patience: int) -> bool:
+    """Tell whether the best of the last `patience` losses does not beat the best before them by 1 %.
+
+    Example:
+        >>> has_stopped([3.0, 2.0, 2.0, 1.99], 2), has_stopped([3.0, 2.0, 2.0, 1.9], 2), has_stopped([2.0, 2.0], 0)
+        (True, False, False)
+    """
+    if not patience or len(losses) <= patience:
+        return False
+    best = min(losses[:-patience])
+    return min(losses[-patience:]) > best - MARGIN * abs(best)
+
+
+class _Past:
+    """What a run has seen: figures since the last tick, the loss of every tick, and its time."""
+
+    def __init__(self) -> None:
+        self.figures: list[Tensor] = []
+        self.losses: list[float] = []
+        self.seconds = 0.0
+
+
+class _Journal:
+    """Keep the folder of a run, and show a bar where a person watches; only the first process writes."""
+
+    def __init__(self, run: Path | None, learner: Learner, about: Mapping[str, Any], n_steps: int) -> None:
+        self.run, self.learner, self.n_steps = run, learner, n_steps
+        self.about = json.loads(json.dumps(about, default=str))
+        self.bar: Any = None
+
+    def resume(self) -> _Past:
+        """Load the state that the folder holds, if any, and make the folder ready."""
+        past = _Past()
+        if self.run is not None:
+            file = self.run / "last" / STATE
+            if file.exists():
+                state = read_state(file, self.about)
+                self.learner.load_state_dict(state)
+                past.figures, past.losses = list(state["figures"]), list(state["losses"])
+                past.seconds = state["seconds"]
+            if runtime.rank() == 0:
+                write_json(self.run / "config.json", self.about | {"version": __version__}, force=True)
+                self._cut_metrics()
+        if runtime.rank() == 0 and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            name = str(self.about["method"])
+            self.bar = tqdm(
+                total=self.n_steps, initial=self.learner.step, desc=name, leave=False, dynamic_ncols=True, unit="step"
+            )
+        return past
+
+    def _cut_metrics(self) -> None:
+        """Drop from `metrics.jsonl` what came after the state that is resumed."""
+        assert self.run is not None
+        metrics = self.run / "metrics.jsonl"
+        if metrics.exists():
+            lines = metrics.read_text("utf-8").splitlines()
+            kept = [line for line in lines if _step_of(line) <= self.learner.step]
+            write_text(metrics, "".join(line + "\n" for line in kept), force=True)
+
+    def tell(self, means: Sequence[float], seconds: float) -> None:
+        """Write the mean figures since the last tick."""
+        figures = dict(zip(self.learner.figures, means, strict=True))
+        shown = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.items())
+        if self.bar is not None:
+            self.bar.n = self.learner.step
+            self.bar.set_postfix_str(shown)
+        if self.run is not None:
+            line = {"step": self.learner.step, "seconds": round(seconds, 2), **figures}
+            with open(self.run / "metrics.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+            left = seconds / self.learner.step * (self.n_steps - self.learner.step)
+            self._log(f"step {self.learner.step:6d}  {seconds:6.0f} s  {left:6.0f} s left  {shown}")
+
+    def _log(self, line: str) -> None:
+        if self.run is not None:
+            with open(self.run / "log.txt", "a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+    def save(self, past: _Past, seconds: float) -> None:
+        """Write `last/state.pt`."""
+        if self.run is None:
+            return
+        state = self.learner.state_dict() | {
+            "format": STATE_FORMAT,
+            "about": json.dumps(self.about),
+            "figures": past.figures,
+            "losses": past.losses,
+            "seconds": seconds,
+        }
+        with written_beside(self.run / "last" / STATE, force=True) as beside:
+            torch.save(state, beside)
+
+    def farewell(self) -> str:
+        """Say where a stopped run stands, and how to go on."""
+        self._close()
+        at = f"stopped at step {self.learner.step} of {self.n_steps}"
+        if self.run is None:
+            return f"{at}; nothing was kept, as no --run was given"
+        return f"{at}; to go on, give the same command with --run {self.run}"
+
+    def end(self, is_flat: bool) -> None:
+        """Say how it ended."""
+        self._close()
+        why = "the loss is flat" if is_flat and self.learner.step < self.n_steps else "done"
+        self._log(f"step {self.learner.step:6d}  {why}")
+
+    def _close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):  # cut off when the process was killed
+        return math.inf
+
+
+def read_state(file: Path, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the state of a run, without unpickling objects.
+
+    Raises:
+        UserError: where it is none, or belongs to another fit; it names what differs.
+    """
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # the reader of foreign bytes raises nearly anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{file} cannot be read: {reason}; give another --run") from error
+    if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
+        raise UserError(f"{file} is no state in format {STATE_FORMAT}; give another --run")
+    then, now = (_flat(each) for each in (json.loads(state["about"]), about))
+    differing = [key for key in now if then.get(key) != now[key] and key not in FREE_ON_RESUME]
+    if differing:
+        listed = ", ".join(f"{key} (was {then.get(key)}, now {now[key]})" for key in differing)
+        raise UserError(
+            f"the run at {file.parent.parent} has other settings: {listed}; give the same ones "
+            f"({', '.join(FREE_ON_RESUME)} may change), or another --run"
+        )
+    return state
+
+
+def _flat(about: Mapping[str, Any]) -> dict[str, Any]:
+    plain = {key: value for key, value in about.items() if key not in ("arguments", "generator")}
+    return plain | dict(about["arguments"]) | {"generator": about["generator"]["weights"]}
+
+
+# --- what came out ----------------------------------------------------------------------------------------------------
+
+
+def twins(vectors: Tensor) -> list[tuple[int, int]]:
+    """Return pairs of directions [k, ...] whose |cos| is 0.9 or more."""
+    unit = torch.nn.functional.normalize(vectors.flatten(1).double(), dim=1)
+    return [(i, j) for i, j in ((unit @ unit.T).abs() >= SAME).triu(1).nonzero().tolist()]
+
+
+def warn_of(
+    names: Sequence[str], *, dead: Sequence[int] = (), same: Sequence[tuple[int, int]] = (), run: Path | None
+) -> None:
+    """Warn of directions at chance, and of those that do the same; a run's `log.txt` has it too."""
+    said = []
+    if dead:
+        said.append(f"recognised no better than by chance: {', '.join(names[i] for i in dead)}")
+    if same:
+        said.append(f"taken for each other: {', '.join(f'{names[i]} and {names[j]}' for i, j in same)}")
+    for line in said:
+        warnings.warn(line, stacklevel=3)
+        if run is not None:
+            with open(run / "log.txt", "a", encoding="utf-8") as file:
+                file.write(f"WARNING: {line}\n")
+
+
+def straight_directions(
+    scene: Scene, rows: Tensor, method: Any, seed: int, *, importance: Tensor, fields: Mapping[str, Tensor]
+) -> Directions:
+    """Return learned vectors [k, free] as Directions, the most important first."""
+    order = importance.argsort(descending=True, stable=True).cpu()
+    vectors = unit_norm(scene.shaped(rows.detach())).cpu()[order]
+    return Directions(
+        vectors,
+        scene.space.name,
+        tuple(f"{method.name}-{i}" for i in range(len(vectors))),
+        layers=(scene.layers,) * len(vectors),
+        sigma=standard_deviation(vectors, scene.space),
+        importance=importance.cpu()[order],
+        fields={name: figure.float().cpu()[order] for name, figure in fields.items()},
+        provenance=provenance(method, scene.generator, seed),
+    )

@@ -1,0 +1,346 @@
+"""Learned directions: frames, free coordinates, the loop (resume, stop, flat, processes), and planted answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import eigenlens
+import families
+from blobs import blobs
+from eigenlens import Directions, UserError
+from eigenlens.cli import main
+from eigenlens.generator import Generator
+from eigenlens.methods.learning import (
+    STATE,
+    LearnedFrame,
+    Learner,
+    Scene,
+    channels_last,
+    learn,
+    read_state,
+    seeded,
+    twins,
+)
+from eigenlens.methods.voynov import ReconstructionGame, Voynov, warn_of_confusion
+from toy_spaces import SlotToy
+
+TINY = Voynov(n_directions=3, n_steps=6, batch=4, precision="fp32", patience=0)
+pytestmark = pytest.mark.filterwarnings("ignore:recognised no better", "ignore:taken for each other")
+
+
+def scene(generator: Generator, layers: str = "all", **how) -> Scene:
+    return Scene(
+        generator, **({"space": None, "layers": layers, "seed": 0, "stream": "test", "precision": "fp32"} | how)
+    )
+
+
+# --- frames and coordinates -------------------------------------------------------------------------------------------
+
+
+def test_orthonormal_frame_stays_one_and_reaches_the_whole_space() -> None:
+    frame = LearnedFrame(3, 8, "orthonormal", seed=0)
+    start = frame().detach()
+    assert (start.abs().amax(0) > 0.05).all()  # no coordinate is left out
+    goal = torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(1)))[0][:3]
+    optimiser = torch.optim.LBFGS(frame.parameters(), max_iter=40, line_search_fn="strong_wolfe")
+
+    def miss() -> torch.Tensor:
+        optimiser.zero_grad()
+        loss = (frame() - goal).square().sum()
+        loss.backward()
+        return loss
+
+    optimiser.step(miss)  # type: ignore[arg-type]
+    rows = frame().detach()
+    assert torch.allclose(rows @ rows.T, torch.eye(3), atol=1e-5)
+    assert torch.allclose(rows, goal, atol=0.02)
+
+
+def test_frames_of_other_kinds() -> None:
+    unit, free = (LearnedFrame(4, 6, kind, seed=0) for kind in ("unit", "free"))
+    for frame in (unit, free):
+        with torch.no_grad():
+            frame.rows *= 3.0
+    assert torch.allclose(unit().norm(dim=1), torch.ones(4))
+    assert torch.allclose(free().norm(dim=1), torch.full((4,), 3.0))
+    assert len(LearnedFrame(9, 6, "unit", seed=0)()) == 9
+    with pytest.raises(UserError, match="give 1-6, or another frame"):
+        LearnedFrame(7, 6, "orthonormal", seed=0)
+
+
+def test_steps_are_one_sigma_long_and_keep_to_the_layers() -> None:
+    g = SlotToy()
+    rows = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
+    rows = rows / rows.norm(dim=1, keepdim=True)
+    space = g.spaces["w"]
+    sigma = torch.einsum("kd,de,ke->k", rows, space.covariance, rows).sqrt()
+    assert torch.allclose(scene(g).steps(rows)[:, 0], rows * sigma[:, None], atol=1e-6)
+    some = scene(g, "1-2").steps(rows)
+    assert some.shape == (2, 4, 5)
+    assert torch.equal(some[:, 0], torch.zeros(2, 5))
+    assert torch.allclose(some[:, 2], rows * sigma[:, None], atol=1e-6)
+    tripled = scene(g).steps(3 * rows)
+    assert torch.allclose(tripled, 3 * scene(g).steps(rows), atol=1e-6)
+
+
+def test_free_coordinates_of_parts(eigengan: Generator) -> None:
+    some = scene(eigengan, "2")
+    part = eigengan.spaces["z"].picked("2")[0]
+    assert some.free.tolist() == list(range(part.start, part.stop))
+    d = replace(TINY, layers="2").fit(eigengan)
+    outside = torch.ones(eigengan.spaces["z"].dim, dtype=torch.bool)
+    outside[part.start : part.stop] = False
+    assert not d.vectors[:, 0, outside].any()
+    assert torch.allclose(d.vectors.norm(dim=2), torch.ones(3, 1), atol=1e-5)
+
+
+def test_pairs_share_labels_and_only_the_moved_image_has_a_graph(tiny) -> None:
+    g = tiny("biggan")
+    here = scene(g)
+    codes = here.batch(6, step=0)
+    assert codes.labels is not None
+    moved = codes.latent.clone().requires_grad_()
+    before, after = here.see(codes, moved)
+    assert torch.allclose(before, after, atol=1e-5)  # the same labels and noise: an unmoved pair is one image twice
+    assert not before.requires_grad
+    after.sum().backward()
+    assert moved.grad is not None
+    assert all(p.grad is None for p in g.network.parameters())
+    assert len({tuple(row) for row in codes.labels.tolist()}) > 1
+
+
+def test_learning_and_testing_codes_are_nobody_elses(eigengan: Generator) -> None:
+    here = scene(eigengan)
+    batches = [here.batch(4, 0), here.batch(4, 1), here.held_out(4, 0), eigengan.sample(4, seed=0)]
+    latents = torch.cat([codes.latent for codes in batches]).flatten(1)
+    assert torch.cdist(latents, latents).add(torch.eye(16) * 9).min() > 0.1
+
+
+@pytest.mark.parametrize("family", families.TINY)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_every_family_learns(tiny, family: str, precision: str) -> None:
+    g = tiny(family)
+    d = replace(TINY, n_steps=1, precision=precision).fit(g)
+    codes = d.host(g, g.sample(2, seed=0, label="random" if g.label_names else None))
+    assert not torch.equal(g(d.move(codes, 0, by=2.0)), g(codes))
+
+
+def test_layer_ranges_of_w_plus(tiny) -> None:
+    g = tiny("stylegan2")
+    for space in ("w", "w+"):
+        d = replace(TINY, space=space, layers="1-2").fit(g)
+        assert d.space == "w"
+        assert d.layers == ("1-2",) * 3
+
+
+def test_features_take_the_place_of_pixels(eigengan: Generator) -> None:
+    layer = eigengan.layers[1].name
+    pixels, features = TINY.fit(eigengan), replace(TINY, at=layer).fit(eigengan)
+    assert not torch.equal(pixels.vectors, features.vectors)
+
+
+def test_layout_comes_back(tiny) -> None:
+    g = tiny("sngan")
+    codes = g.sample(2)
+    before = g(codes)
+    with channels_last(g.network):
+        assert g.network.rgb.weight.is_contiguous(memory_format=torch.channels_last)
+        assert torch.allclose(g(codes), before, atol=1e-5)
+    assert g.network.rgb.weight.is_contiguous()
+    assert torch.equal(g(codes), before)
+
+
+# --- the loop ---------------------------------------------------------------------------------------------------------
+
+
+def lines(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(eigengan: Generator, tmp_path: Path, monkeypatch) -> None:
+    whole = TINY.fit(eigengan, seed=3, run=tmp_path / "whole")
+    part = tmp_path / "part"
+    replace(TINY, n_steps=2).fit(eigengan, seed=3, run=part)
+    step = Learner.take_step
+
+    def interrupted(self: Learner):
+        if self.step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self)
+
+    monkeypatch.setattr(Learner, "take_step", interrupted)
+    with pytest.raises(KeyboardInterrupt, match=f"stopped at step 5 of 6; .* --run {part}"):
+        TINY.fit(eigengan, seed=3, run=part)
+    monkeypatch.undo()
+    again = TINY.fit(eigengan, seed=3, run=part)
+    assert torch.equal(again.vectors, whole.vectors)
+    assert torch.equal(again.importance, whole.importance)
+    ends = [lines(run)[-1] | {"seconds": 0} for run in (tmp_path / "whole", part)]
+    assert ends[0] == ends[1]
+    finished = TINY.fit(eigengan, seed=3, run=part)
+    assert torch.equal(finished.vectors, whole.vectors)
+
+
+def test_runs_of_other_settings_are_refused(eigengan: Generator, tmp_path: Path) -> None:
+    TINY.fit(eigengan, run=tmp_path)
+    with pytest.raises(UserError, match=r"batch \(was 4, now 8\).*n_steps, patience may change"):
+        replace(TINY, batch=8).fit(eigengan, run=tmp_path)
+    with pytest.raises(UserError, match=r"seed \(was 0, now 1\)"):
+        TINY.fit(eigengan, seed=1, run=tmp_path)
+    (tmp_path / "last" / STATE).write_bytes(b"half a state")
+    with pytest.raises(UserError, match="cannot be read"):
+        TINY.fit(eigengan, run=tmp_path)
+
+
+def test_it_learns_and_tells(eigengan: Generator, tmp_path: Path) -> None:
+    target = torch.nn.Linear(1, 1, bias=False)
+    learner = Learner(
+        {"it": target},
+        lambda step: (1 + (target.weight - 1).square().sum(), torch.tensor([float(step)])),
+        ["step_seen"],
+        learning_rate=0.1,
+    )
+    about = {"method": "toy", "arguments": {}, "seed": 0, "generator": {"weights": "0"}}
+    where = {"device": torch.device("cpu"), "about": about, "run": tmp_path}
+    learn(learner, n_steps=40, patience=0, tick=10, **where)
+    told = lines(tmp_path)
+    assert [line["step"] for line in told] == [10, 20, 30, 40]
+    assert told[-1]["loss"] < told[0]["loss"]
+    assert told[0]["step_seen"] == pytest.approx(4.5)  # the mean over the tick
+    learn(learner, n_steps=4000, patience=3, tick=10, **where)
+    assert learner.step < 4000  # flat
+    assert "the loss is flat" in (tmp_path / "log.txt").read_text("utf-8")
+    assert read_state(tmp_path / "last" / STATE, about)["step"] == learner.step
+
+
+def test_a_loss_that_is_no_number_is_told() -> None:
+    weight = torch.nn.Linear(1, 1)
+    learner = Learner(
+        {"w": weight}, lambda step: (weight.weight.sum() * torch.inf, torch.empty(0)), [], learning_rate=1
+    )
+    with pytest.raises(UserError, match="lower the learning rate"):
+        learn(learner, n_steps=1, patience=0, about={"method": "x"}, run=None, device=torch.device("cpu"))
+
+
+def test_batch_that_cannot_be_shared_is_refused(eigengan: Generator, monkeypatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(UserError, match="multiple of 3"):
+        TINY.fit(eigengan)
+
+
+def test_seeds_fix_weights_without_touching_the_global_state() -> None:
+    before = torch.random.get_rng_state()
+    a, b = (seeded(5, lambda: torch.nn.Linear(3, 3)).weight for _ in range(2))
+    assert torch.equal(a, b)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+SCRIPT = """
+import sys, torch
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from families import TINY
+from eigenlens.methods.voynov import Voynov
+torch.set_num_threads(1)
+torch.manual_seed(0)
+g = TINY["eigengan"]()
+method = Voynov(n_directions=3, n_steps=int(sys.argv[3]), batch=8, precision="fp32", patience=0)
+d = method.fit(g, run=Path(sys.argv[2]))
+torch.save(d.vectors, Path(sys.argv[2]) / f"vectors{sys.argv[4]}.pt")
+"""
+
+
+def start(run: Path, n_steps: int, rank: str = "0", **environment: str) -> subprocess.Popen:
+    source = str(Path(eigenlens.__file__).parent.parent)
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": source, "RANK": rank, "LOCAL_RANK": rank} | environment
+    arguments = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(run), str(n_steps), rank]
+    return subprocess.Popen(arguments, env=env, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_two_processes_repeat_one(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    (tmp_path / "two").mkdir()
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    processes = [start(tmp_path / "two", 5, rank, **group) for rank in "01"] + [start(tmp_path / "one", 5)]
+    for process in processes:
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+    both = [torch.load(tmp_path / "two" / f"vectors{rank}.pt", weights_only=True) for rank in "01"]
+    assert torch.equal(*both)
+    states = [torch.load(tmp_path / n / "last" / STATE, weights_only=True) for n in ("one", "two")]
+    for name, weight in states[0]["modules"].items():
+        torch.testing.assert_close(weight, states[1]["modules"][name], rtol=1e-4, atol=1e-5, msg=name)
+    for a, b in zip(*(s["optimiser"]["state"].values() for s in states), strict=True):
+        torch.testing.assert_close(a["exp_avg"], b["exp_avg"], rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_ends(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start(run, 10**6)
+    deadline = time.monotonic() + 60
+    while not (run / "metrics.jsonl").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "to go on, give the same command" in said
+    assert torch.load(run / "last" / STATE, weights_only=True)["step"] >= 50
+
+
+# --- what is found ----------------------------------------------------------------------------------------------------
+
+
+def test_twins_are_found() -> None:
+    vectors = torch.tensor([[1.0, 0, 0], [0, 1, 0], [-0.99, 0.1, 0]])[:, None]
+    assert twins(vectors) == [(0, 2)]
+
+
+def test_duplicates_and_dead_directions_are_warned_of() -> None:
+    g, axes = blobs(resolution=16)
+    method = replace(TINY, n_directions=4, batch=32, learning_rate=3e-3)
+    game = ReconstructionGame(method, scene(g), "unit", 0)
+    null = torch.linalg.svd(axes)[2][5]  # what does nothing
+    with torch.no_grad():
+        game.rows.rows.copy_(torch.stack([axes[0], axes[0] + 0.1 * null, axes[3], axes[2]]))
+    game.rows.requires_grad_(False)
+    for _ in range(100):
+        game.learner.optimiser.zero_grad()
+        game.loss(game.learner.step)[0].backward()
+        game.learner.optimiser.step()
+        game.learner.step += 1
+    counts, errors = game.test()
+    assert counts[2, 2] > counts[2, :2].sum()  # hue is told from x
+    assert errors.shape == (4,)
+    found = Directions(torch.eye(4)[:, None], "z", ("a", "b", "c", "d"))
+    with pytest.warns(UserWarning, match="taken for each other: a and b"):
+        warn_of_confusion(found, counts, None)
+
+
+# --- at the shell -----------------------------------------------------------------------------------------------------
+
+
+def test_presets_at_the_shell(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["discover", "--method", "voynov", "--preset", "cpu", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "(default: 24)" in text
+    assert main(["discover", "toonfaces", "--method", "voynov", "--preset", "cpus"]) == 2
+    assert "Did you mean 'cpu'?" in capsys.readouterr().err
+    assert main(["discover", "toonfaces", "--method", "sefa", "--preset", "cpu"]) == 2
+    assert "unknown preset of sefa" in capsys.readouterr().err
