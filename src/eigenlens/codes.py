@@ -232,6 +232,42 @@ def concatenate(pieces: Sequence[Codes]) -> Codes:
     return replace(first, latent=torch.cat(latents), labels=labels, noise_seeds=seeds)
 
 
+def cross(a: Codes, b: Codes, fresh: Codes, *, seed: int = 0, mutation: float = 0.15) -> Codes:
+    """Return children of two codes: each coordinate comes from one parent or the other, and is then changed a little.
+
+    A child takes whole slots where codes have several (styles of a layer stay together), else single coordinates; the
+    mutation m keeps the law of the space: mean + √(1 - m²) (child - mean) + m (fresh - mean).
+
+    Args:
+        a, b: the parents, one code each, of one space.
+        fresh: codes of that space, one a child, drawn anew.
+        seed: fixes who inherits what.
+        mutation: 0 mixes alone, 1 forgets the parents.
+
+    Returns:
+        As many codes as `fresh`, with the labels and the noise of `a`.
+
+    Raises:
+        UserError: where the spaces differ, a parent is not one code, or mutation leaves 0-1.
+    """
+    from . import runtime
+
+    if len(a) != 1 or len(b) != 1:
+        raise UserError(f"parents of {len(a)} and {len(b)} codes came; give one code each")
+    if not (a.space.name == b.space.name == fresh.space.name):
+        raise UserError(f"codes of {a.space.name!r}, {b.space.name!r} and {fresh.space.name!r} came; lift them to one")
+    if not 0 <= mutation <= 1:
+        raise UserError(f"mutation {mutation} came; it lies between 0 and 1")
+    slots = max(each.latent.shape[1] for each in (a, b, fresh))
+    shape = (len(fresh), slots, 1 if slots > 1 else a.space.dim)
+    drawn = runtime.draw(len(fresh), shape[1] * shape[2], seed=seed, stream="cross", law="uniform")
+    is_first = torch.from_numpy(drawn).reshape(shape).to(a.latent.device) < 0.5
+    mixed = torch.where(is_first, a.latent.expand(-1, slots, -1), b.latent.to(a.latent).expand(-1, slots, -1))
+    mean = a.space.mean.to(mixed)
+    latent = mean + (1 - mutation**2) ** 0.5 * (mixed - mean) + mutation * (fresh.latent.to(mixed) - mean)
+    return replace(a.repeat(len(fresh)), latent=latent)
+
+
 # --- files ------------------------------------------------------------------------------------------------------------
 
 CODES_FORMAT = "eigenlens.codes/1"

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import types
+import typing
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from . import __version__
 from .codes import Space
@@ -106,6 +110,84 @@ def default_directions(generator: Generator) -> str:
     except Unsupported:
         return "sefa"
     return "eigen"
+
+
+def lacking(kind: Any, generator: Generator) -> str:
+    """Return why a method cannot run on a generator, as far as its anatomy tells; empty where it can.
+
+    A method that needs an organ names it in `needs`.
+    """
+    for organ in getattr(kind, "needs", ()):
+        try:
+            getattr(generator, organ)()
+        except Unsupported as error:
+            return str(error)
+    return ""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One field of a method, as forms show it."""
+
+    name: str
+    """Of the field."""
+    kind: str
+    """int, float, bool, str, choice, or other."""
+    default: Any
+    """Plain JSON."""
+    choices: tuple[str, ...] = ()
+    """Of a choice."""
+    is_optional: bool = False
+    """Whether it may be left empty."""
+
+
+def settings(kind: Any) -> list[Setting]:
+    """Return the fields of a method that JSON can give, with their kinds and defaults.
+
+    Example:
+        >>> [each.name for each in settings(METHODS["random"])][:1]
+        ['n_directions']
+    """
+    hints, found = typing.get_type_hints(kind), []
+    for each in dataclasses.fields(kind):
+        hint = hints[each.name]
+        options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+        plain = [option for option in options if option is not type(None)]
+        choices = typing.get_args(plain[0]) if typing.get_origin(plain[0]) is Literal else ()
+        names = {int: "int", float: "float", bool: "bool", str: "str"}
+        known = [names[option] for option in plain if option in names]
+        word = "choice" if choices else "str" if "str" in known else known[0] if known else "other"
+        default = None if each.default is dataclasses.MISSING else _plain(each.default)
+        found.append(Setting(each.name, word, default, tuple(map(str, choices)), len(plain) < len(options)))
+    return found
+
+
+def make_method(name: str, given: Mapping[str, Any]) -> Any:
+    """Build a method from plain JSON.
+
+    Raises:
+        UserError: on an unknown method or field, or a value of another kind.
+    """
+    kind = METHODS[name]
+    known = {each.name: each for each in settings(kind)}
+    values: dict[str, Any] = {}
+    for key, value in given.items():
+        if key not in known:
+            raise unknown_name(f"setting of {name}", key, known)
+        setting = known[key]
+        allowed: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str, int)}
+        fits = isinstance(value, allowed.get(setting.kind, (object,))) and (setting.kind == "bool") >= (
+            isinstance(value, bool)
+        )
+        if setting.kind == "choice":
+            fits = value in setting.choices
+        if isinstance(value, float) and not math.isfinite(value):
+            fits = False
+        if not (fits or (value is None and setting.is_optional)):
+            wanted = " or ".join(setting.choices) or setting.kind
+            raise UserError(f"{key!r} of {name} is {value!r}; {wanted} is wanted")
+        values[key] = tuple(value) if isinstance(value, list) else value
+    return kind(**values)
 
 
 def check_count(n_directions: int, dim: int) -> None:

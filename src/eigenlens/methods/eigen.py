@@ -30,6 +30,7 @@ class Eigen:
     measured: bool = True
     """Whether to measure the effects (64 samples of seed 0)."""
     name: ClassVar[str] = "eigen"
+    needs: ClassVar[tuple[str, ...]] = ("own_axes",)
 
     def fit(self, generator: Generator, *, seed: int = 0, run: Path | None = None) -> Directions:
         """Read the axes out of the network.

@@ -49,6 +49,7 @@ class SeFa:
     agreement_draws: int = 10
     """Random halves to draw for `agreement`; 0 leaves it out."""
     name: ClassVar[str] = "sefa"
+    needs: ClassVar[tuple[str, ...]] = ("style_matrices",)
 
     def fit(self, generator: Generator, *, seed: int = 0, run: Path | None = None) -> Directions:
         """Factorise the weights; `seed` only draws the halves for `agreement`.
