@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import struct
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ pytest.importorskip("fastapi", reason="the studio's extra is not installed")
 from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from eigenlens import UserError
+from eigenlens import UserError, runtime
 from eigenlens.directions import Directions
 from eigenlens.edit import Edit, apply
 from eigenlens.generator import Generator
@@ -308,17 +311,11 @@ def test_a_file_that_changed_is_read_again(studio: Studio, eigengan: Generator) 
     axes.save(path)
     assert studio.shelf.directions("tiny", str(path)).names[0] == "L1D1"
     axes.renamed({"L1D1": "other"}).save(path, force=True)
-    import os
-
     os.utime(path, (1, 1))
     assert studio.shelf.directions("tiny", str(path)).names[0] == "other"
 
 
 def test_jobs_tell_how_far_they_are_and_stop_when_asked() -> None:
-    import threading
-
-    from eigenlens import runtime
-
     jobs, begun, go = Jobs(), threading.Event(), threading.Event()
 
     def work(job: Any) -> dict[str, Any]:
@@ -348,3 +345,151 @@ def test_jobs_tell_how_far_they_are_and_stop_when_asked() -> None:
     with pytest.raises(UserError, match="no job"):
         jobs["99"]
     jobs.close()
+
+
+# --- tools ------------------------------------------------------------------------------------------------------------
+
+
+def ask(client: TestClient, path: str, **body: Any) -> Any:
+    reply = client.post(f"/api/{path}", json=body)
+    assert reply.status_code == 200, reply.text
+    return reply.json()
+
+
+def finished(client: TestClient, job: dict[str, Any]) -> dict[str, Any]:
+    for _ in range(600):
+        job = client.get(f"/api/jobs/{job['id']}").json()
+        if job["state"] not in ("waiting", "running"):
+            return job
+        time.sleep(0.02)
+    raise AssertionError(job)
+
+
+def names(client: TestClient, source: str) -> list[str]:
+    table = client.get("/api/directions", params={"generator": "tiny", "source": source}).json()
+    return [row["name"] for row in table["rows"]]
+
+
+def test_changes_leave_the_old_file_and_turn_what_they_say(client: TestClient, studio: Studio) -> None:
+    first = ask(client, "directions/change", generator="tiny", source="eigen", rename={"L1D1": "tone"}, drop=["L1D2"])
+    second = ask(client, "directions/change", generator="tiny", source=first["source"], flip=["tone"])
+    assert names(client, first["source"])[:2] == names(client, second["source"])[:2] == ["tone", "L1D3"]
+    one, two = (studio.shelf.directions("tiny", each["source"]) for each in (first, second))
+    assert torch.equal(one.vectors[0], -two.vectors[0])
+    assert ask(client, "directions/change", generator="tiny", source=first["source"], flip=["tone"]) == second
+    reply = client.post("/api/directions/change", json={"generator": "tiny", "source": "eigen", "rename": {"L9": "x"}})
+    assert "unknown direction 'L9'" in reply.json()["error"]
+
+
+def test_sets_are_saved_loaded_and_not_overwritten(client: TestClient, tmp_path: Path) -> None:
+    saved = ask(client, "directions/save", generator="tiny", source="eigen", name="../my axes")["source"]
+    assert Path(saved).parent.parent == tmp_path / "work"
+    assert saved in client.get("/api/files", params={"generator": "tiny"}).json()["directions"]
+    again = client.post("/api/directions/save", json={"generator": "tiny", "source": "eigen", "name": "my axes"})
+    assert "exists already" in again.json()["error"]
+    data = client.get("/api/file", params={"source": saved}).content
+    up = client.post("/api/directions/upload", params={"generator": "tiny", "name": "mine.safetensors"}, content=data)
+    assert names(client, up.json()["source"]) == names(client, "eigen")
+    wrong = client.post("/api/directions/upload", params={"generator": "tiny", "name": "x.safetensors"}, content=b"no")
+    assert wrong.status_code == 400
+    for name in ("x.pkl", "x", "x.exe"):
+        reply = client.post("/api/directions/upload", params={"generator": "tiny", "name": name}, content=data)
+        assert "is no file of directions" in reply.json()["error"]
+    assert client.get("/api/file", params={"source": "/etc/passwd"}).status_code == 400
+
+
+def test_moves_become_one_slider_that_does_the_same(client: TestClient) -> None:
+    moved = edit(move("L1D1", 1.5), move("L2D2", -2.0), seed=3)
+    made = ask(client, "directions/compose", edit=moved, name="both of them")
+    one = edit({"directions": made["source"], "name": "both of them", "by": made["by"]}, seed=3)
+    a, b = (pixels(client.post("/api/picture", json={"edit": each}).content).astype(int) for each in (moved, one))
+    assert np.abs(a - b).max() <= 1
+    joined = ask(client, "directions/join", generator="tiny", pieces=[{"source": "eigen"}, {"source": made["source"]}])
+    assert names(client, joined["source"])[-1] == "both of them"
+    reply = client.post("/api/directions/compose", json={"edit": edit(move("L1D1", 1.0)), "name": "x"})
+    assert "two or more sliders" in reply.json()["error"]
+
+
+def test_teach_gives_a_direction_and_a_question(client: TestClient) -> None:
+    first = ask(client, "teach", edit=edit(), more=[1], candidates=[1, 2, 3])
+    assert first["source"] is None
+    assert first["ask"] in (2, 3)
+    both = ask(client, "teach", edit=edit(), more=[1, 4], less=[2, 5], candidates=[1, 2, 3, 4, 5], name="wish")
+    assert both["ask"] == 3
+    assert names(client, both["source"]) == ["wish"]
+    assert ask(client, "teach", edit=edit(), more=[1, 4], less=[2, 5], name="wish")["source"] == both["source"]
+
+
+def test_discover_measure_and_similarity(client: TestClient) -> None:
+    methods = client.get("/api/methods", params={"generator": "labelled"}).json()
+    assert "no axes of its own" in next(each["reason"] for each in methods if each["name"] == "eigen")
+    body = {"generator": "tiny", "method": "sefa", "settings": {"n_directions": 2}, "measure": "none"}
+    done = finished(client, ask(client, "discover", **body))
+    assert done["state"] == "done"
+    source = done["result"]["source"]
+    alike = ask(client, "similarity", generator="tiny", a="eigen", b=source)
+    assert len(alike["cosines"][0]) == len(names(client, source))
+    for wrong, said in (
+        ({"method": "sefaa"}, "Did you mean 'sefa'"),
+        ({"settings": {"directions": 3}}, "unknown setting"),
+        ({"settings": {"n_directions": "many"}}, "int is wanted"),
+        ({"generator": "labelled", "method": "eigen", "settings": {}}, "no axes of its own"),
+    ):
+        assert said in client.post("/api/discover", json=body | wrong).json()["error"]
+
+
+def test_directions_of_a_box(client: TestClient) -> None:
+    done = finished(client, ask(client, "region", edit=edit(seed=2), box=[0, 0, 0.5, 0.5], n_directions=2))
+    assert names(client, done["result"]["source"]) == ["box-0", "box-1"]
+    assert "is empty" in client.post("/api/region", json={"edit": edit(), "box": [0.5, 0, 0.5, 1]}).json()["error"]
+
+
+def test_children_are_codes_with_their_parents_beside_them(client: TestClient) -> None:
+    made = ask(client, "breed", a=edit(seed=1), b=edit(move("L1D1", 2.0), seed=2), n=3)
+    children = pixels(client.post("/api/picture", json={"edit": edit(file=made["file"], index=0), "n": 3}).content)
+    assert children.shape == (16, 48, 3)
+    notes = client.get("/api/file", params={"source": made["file"].replace(".safetensors", ".json")}).json()
+    assert [each["codes"]["seed"] for each in notes["parents"]] == [1, 2]
+    again = ask(client, "breed", a=edit(file=made["file"], index=0), b=edit(file=made["file"], index=2))
+    assert again["file"] != made["file"]
+
+
+def test_a_photo_becomes_a_code(client: TestClient) -> None:
+    picture = client.post("/api/picture", json={"edit": edit(seed=8)}).content
+    where = {"generator": "tiny", "name": "../me.png", "steps": 3}
+    done = finished(client, client.post("/api/photo", params=where, content=picture).json())
+    assert done["state"] == "done", done
+    assert done["result"]["figures"]["psnr"] > 5
+    assert client.get(f"/api/jobs/{done['id']}/picture").status_code == 200
+    assert client.post("/api/picture", json={"edit": edit(file=done["result"]["file"], index=0)}).status_code == 200
+    for wrong in (b"", b"no picture", picture[:200]):
+        reply = client.post("/api/photo", params=where, content=wrong)
+        assert reply.status_code == 400
+        assert "/tmp" not in reply.json()["error"]
+
+
+def test_a_bomb_is_refused(client: TestClient) -> None:
+    buffer = io.BytesIO()
+    Image.new("1", (40_000, 40_000)).save(buffer, "PNG")  # 200 kB that would be 4.8 GB
+    reply = client.post("/api/photo", params={"generator": "tiny", "name": "x.png"}, content=buffer.getvalue())
+    assert reply.status_code == 400
+
+
+@pytest.mark.parametrize(("kind", "start"), [("strip", b"\x89PNG"), ("gif", b"GIF8"), ("webp", b"RIFF")])
+def test_strips_and_films(client: TestClient, kind: str, start: bytes) -> None:
+    moved = edit(move("L1D1", 2.0))
+    way = client.post("/api/export", json={"edit": moved, "kind": kind, "n": 3})
+    assert way.content.startswith(start)
+    axis = client.post("/api/export", json={"edit": moved, "kind": kind, "n": 3, "directions": "eigen", "name": "L2D1"})
+    assert axis.content.startswith(start)
+    assert axis.content != way.content
+
+
+def test_what_a_reader_sees_is_held(client: TestClient) -> None:
+    assert "brightness" in next(r["attributes"] for r in client.get("/api/readers").json() if r["name"] == "pixels")
+    plain = edit(move("L2D1", 2.0), seed=1)
+    shades = [
+        (pixels(client.post("/api/picture", json={"edit": each}).content) @ (0.299, 0.587, 0.114)).mean()
+        for each in (edit(seed=1), plain, plain | {"keep": ["pixels:brightness"]})
+    ]
+    assert abs(shades[2] - shades[0]) < 0.3 * abs(shades[1] - shades[0]) + 0.5

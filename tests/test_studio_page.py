@@ -140,7 +140,7 @@ def test_a_link_restores_the_state(watched: Watched, open_page: Open) -> None:
 def test_gallery_and_seeds(watched: Watched) -> None:
     page = watched.page
     page.keyboard.press("n")
-    assert state(watched)["seed"] == 1
+    assert state(watched)["seed"] == 4
     page.get_by_role("tab", name="Gallery").click()
     page.wait_for_selector(".thumb:nth-child(48) canvas")
     page.get_by_role("button", name="Seed 17", exact=True).click()
@@ -169,3 +169,189 @@ def test_phone(open_page: Open, address: str, dark: bool) -> None:
     assert stage["y"] + stage["height"] < 200
     assert watched.overflow() == 0
     watched.check_clean()
+
+
+# --- the tools --------------------------------------------------------------------------------------------------------
+
+
+def open_tab(watched: Watched, name: str) -> None:
+    watched.page.get_by_role("tab", name=name, exact=True).click()
+
+
+def menu(watched: Watched, button: str, entry: str) -> None:
+    watched.page.get_by_role("button", name=button, exact=True).first.click()
+    watched.page.get_by_role("menuitem", name=entry).click()
+
+
+def test_teach_a_slider(watched: Watched) -> None:
+    page = watched.page
+    open_tab(watched, "Teach")
+    page.wait_for_selector(".teachcell:nth-child(24) canvas")
+    page.get_by_label("Name of the slider").fill("warm")
+    for seed, word in ((1, "More"), (2, "More"), (4, "Less"), (5, "Less"), (6, "More"), (7, "Less")):
+        page.get_by_label(f"{word} like picture {seed}", exact=True).click()
+    page.wait_for_selector(".taught .axis")
+    page.wait_for_selector(".teachcell.asked")
+    page.wait_for_selector("text=3 more, 3 less")
+    before = picture(watched)
+    page.locator(".taught input[type=range]").press("End")
+    assert differs(before, picture(watched))
+    [move] = state(watched)["moves"]
+    assert move["name"] == "warm"
+    open_tab(watched, "Axes")
+    assert slider(watched, "warm").is_visible()
+
+
+def test_rename_flip_delete_save_and_load(watched: Watched, tmp_path: Path) -> None:
+    page = watched.page
+    slider(watched, "L3D3").press("End")
+    page.get_by_role("button", name="L3D3", exact=True).press("F2")
+    field = page.get_by_label("New name of L3D3")
+    field.fill("hair <b>tone</b>")
+    field.press("Enter")
+    page.wait_for_selector("text=hair <b>tone</b>")
+    [move] = state(watched)["moves"]
+    assert move["name"] == "hair <b>tone</b>"
+    shown = picture(watched)
+    menu(watched, "More about hair <b>tone</b>", "Turn round")
+    page.wait_for_timeout(400)
+    assert state(watched)["moves"][0]["by"] == -move["by"]
+    assert not differs(shown, picture(watched)), "turned round and moved the other way is the same picture"
+    menu(watched, "More about L1D1", "Delete from the set")
+    page.wait_for_selector("text=23 of 23")
+    page.keyboard.press("Control+z")
+    page.wait_for_selector("text=24 of 24")
+    page.locator(".sets .chip").first.click()
+    page.get_by_role("menuitem", name="Save under a name").click()
+    page.get_by_label("Save the set under the name").last.fill("faces")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("text=saved as")
+    page.locator(".sets .chip").first.click()
+    with page.expect_download() as coming:
+        page.get_by_role("menuitem", name="Download").click()
+    coming.value.save_as(tmp_path / "faces.safetensors")
+    page.locator("input[aria-label='File of directions']").set_input_files(tmp_path / "faces.safetensors")
+    page.wait_for_selector("text=48 of 48")
+
+
+def test_pins_search_layers_and_coordinates(watched: Watched) -> None:
+    page = watched.page
+    menu(watched, "More about L4D4", "Pin to the top")
+    assert page.locator(".group").first.get_attribute("aria-label") == "pinned"
+    page.get_by_label("Search directions").fill("layer2")
+    page.wait_for_selector("text=6 of 24")
+    page.get_by_label("Search directions").fill("")
+    page.wait_for_selector("text=24 of 24")
+    menu(watched, "More about L4D1", "Move to a coordinate")
+    page.wait_for_selector(".axis .tag:has-text('to')")
+    assert "to" in state(watched)["moves"][0]
+    page.get_by_role("button", name="More about L4D1").click()
+    page.get_by_label("Layers", exact=True).fill("4")
+    page.get_by_label("Layers", exact=True).press("Enter")
+    page.keyboard.press("Escape")
+    assert state(watched)["moves"][0]["layers"] == "4"
+    page.get_by_role("button", name="Changed", exact=True).click()
+    page.wait_for_selector("text=1 of 24")
+    page.get_by_role("button", name="Reset all").click()
+    assert state(watched)["moves"] == []
+
+
+def test_hold_what_a_reader_sees(watched: Watched) -> None:
+    page = watched.page
+    slider(watched, "L4D1").press("End")
+    free = picture(watched)
+    page.get_by_role("button", name="Hold", exact=True).click()
+    page.get_by_role("menuitemcheckbox", name="brightness").click()
+    page.keyboard.press("Escape")
+    page.wait_for_timeout(900)
+    assert state(watched)["keep"] == ["pixels:brightness"]
+    assert differs(free, picture(watched))
+    page.get_by_label("Let go of pixels:brightness").click()
+    assert state(watched)["keep"] == []
+
+
+def test_discover_compare_and_a_box(watched: Watched) -> None:
+    page = watched.page
+    open_tab(watched, "Discover")
+    page.get_by_label("Method").select_option("sefa")
+    page.get_by_label("n directions").fill("3")
+    page.locator("label:has-text('Measure') select").select_option("none")
+    page.get_by_role("button", name="Find directions").click()
+    page.wait_for_selector("text=27 of 27")
+    open_tab(watched, "Discover")
+    page.get_by_role("button", name="Compare", exact=True).click()
+    page.wait_for_selector(".matrix .cell.matched")
+    page.locator(".matrix .cell.matched").first.click()
+    page.wait_for_selector(".pairs img")
+    page.get_by_role("button", name="Draw a box").click()
+    box = page.locator("#stage canvas").bounding_box()
+    page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 0.5 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 0.9 * box["height"], steps=3)
+    page.mouse.up()
+    assert page.locator(".outline").is_visible()
+    page.wait_for_selector("text=33 of 33")
+    assert slider(watched, "box-0").is_visible()
+
+
+def test_breed(watched: Watched) -> None:
+    page = watched.page
+    open_tab(watched, "Breed")
+    page.get_by_role("button", name="This picture is A").click()
+    page.keyboard.press("n")
+    page.get_by_role("button", name="This picture is B").click()
+    page.get_by_role("button", name="Breed", exact=True).click()
+    page.get_by_role("button", name="Child 8").wait_for()
+    page.get_by_role("button", name="Child 2").click()
+    assert state(watched)["index"] == 1
+    page.wait_for_selector(".generation .thumb:nth-child(2) canvas")
+    page.get_by_label("Go to this forebear").nth(1).click()
+    assert (state(watched)["file"], state(watched)["seed"]) == (None, 4)
+
+
+def test_a_photo_is_projected_and_edited(watched: Watched, tmp_path: Path) -> None:
+    page = watched.page
+    open_tab(watched, "Export")
+    with page.expect_download() as coming:
+        page.get_by_role("button", name="PNG", exact=True).click()
+    coming.value.save_as(tmp_path / "me.png")
+    open_tab(watched, "Photo")
+    page.get_by_label("Steps").fill("8")
+    page.locator("#photofile").set_input_files(tmp_path / "me.png")
+    page.get_by_role("button", name="Edit it").click()
+    assert "me" in state(watched)["file"]
+    before = picture(watched)
+    slider(watched, "L4D2").press("End")
+    assert differs(before, picture(watched))
+
+
+def test_every_export(watched: Watched, tmp_path: Path) -> None:
+    page = watched.page
+    slider(watched, "L4D2").press("End")
+    open_tab(watched, "Export")
+    page.get_by_label("Pictures in the strip").fill("3")
+    for name, start in (("Strip", b"\x89PNG"), ("GIF", b"GIF8"), ("WebP", b"RIFF"), ("Edit (JSON)", b"{")):
+        with page.expect_download() as coming:
+            page.get_by_role("button", name=name, exact=True).click()
+        coming.value.save_as(tmp_path / "file")
+        assert (tmp_path / "file").read_bytes().startswith(start), name
+    wanted = json.loads((tmp_path / "file").read_text("utf-8"))
+    page.keyboard.press("0")
+    assert state(watched)["moves"] == []
+    (tmp_path / "edit.json").write_text(json.dumps(wanted), "utf-8")
+    page.locator("input[aria-label='Edit to open']").set_input_files(tmp_path / "edit.json")
+    page.wait_for_timeout(300)
+    assert state(watched)["moves"] == wanted["moves"]
+
+
+def test_snapshots(watched: Watched) -> None:
+    page = watched.page
+    slider(watched, "L4D2").press("End")
+    kept = state(watched)
+    page.keyboard.press("s")
+    page.keyboard.press("0")
+    open_tab(watched, "Gallery")
+    page.get_by_role("button", name="Snapshot 1", exact=True).click()
+    assert state(watched) == kept
+    page.get_by_role("button", name="Forget snapshot 1").click()
+    assert page.locator(".snapshot").count() == 0

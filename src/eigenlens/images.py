@@ -468,12 +468,17 @@ def data_url(image: Image.Image, format: str = "png") -> str:
 
 
 def encode(
-    images: Tensor, *, columns: int | None = None, largest: int | None = None, format: str = "png", quality: int = 90
+    images: Tensor | Sequence[Tensor],
+    *,
+    columns: int | None = None,
+    largest: int | None = None,
+    format: str = "png",
+    quality: int = 90,
 ) -> bytes:
     """Pack images, edge to edge, into the bytes of one picture, quickly: what a viewer sends for each frame.
 
     Args:
-        images: [batch, 1 or 3, height, width] in [-1, 1].
+        images: [batch, 1 or 3, height, width] in [-1, 1], or several such batches.
         columns: tiles in a row; by default all in one row. Places that are left over are black.
         largest: tiles larger than this many pixels are made smaller by a whole factor (area means).
         format: png (lossless, at the quickest level), jpeg or webp.
@@ -484,6 +489,7 @@ def encode(
     """
     if format not in ("png", "jpeg", "webp"):
         raise UserError(f"unknown format {format!r}; known: png, jpeg, webp")
+    images = images if isinstance(images, Tensor) else torch.cat([each.cpu() for each in images])
     if not len(images):
         raise UserError("no images came to encode; give at least one")
     if largest is not None:

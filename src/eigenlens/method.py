@@ -175,14 +175,12 @@ def make_method(name: str, given: Mapping[str, Any]) -> Any:
         if key not in known:
             raise unknown_name(f"setting of {name}", key, known)
         setting = known[key]
-        allowed: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str, int)}
-        fits = isinstance(value, allowed.get(setting.kind, (object,))) and (setting.kind == "bool") >= (
-            isinstance(value, bool)
+        allowed = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str, int)}.get(
+            setting.kind, (object,)
         )
-        if setting.kind == "choice":
-            fits = value in setting.choices
-        if isinstance(value, float) and not math.isfinite(value):
-            fits = False
+        fits = isinstance(value, allowed) and isinstance(value, bool) == (setting.kind == "bool")
+        fits = value in setting.choices if setting.kind == "choice" else fits
+        fits = fits and not (isinstance(value, float) and not math.isfinite(value))
         if not (fits or (value is None and setting.is_optional)):
             wanted = " or ".join(setting.choices) or setting.kind
             raise UserError(f"{key!r} of {name} is {value!r}; {wanted} is wanted")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .codes import Codes, concatenate
 from .directions import Directions
-from .edit import Edit, Start, edit_codes, move_codes, show, start_codes
+from .edit import Course, Edit, Start, edit_codes, move_codes, show, start_codes
 from .effect import traverse
 from .errors import UserError
 from .generator import Generator, State
@@ -122,6 +122,15 @@ class Preview:
         with self._lock:
             codes = self.codes(dataclasses.replace(edit, moves=tuple(others)))
             return traverse(self.generator, codes, found, index, steps, layers=layers)[0]
+
+    def morph(self, edit: Edit, n: int) -> Tensor:
+        """Render the way from where an Edit starts to where it leads: [n, channels, height, width] on the CPU."""
+        with self._lock, torch.inference_mode():
+            course = Course(self.generator, self.starts(edit.codes), edit, self.find)
+            way = concatenate([course.at(k / max(1, n - 1)) for k in range(n)])
+            if edit.region is None:
+                return self.generator.render(way)
+            return show(self.generator, course.at(0.0).repeat(n), way, edit.region).cpu()
 
     def coordinates(self, edit: Edit, directions: str) -> list[float]:
         """Return where the code of an Edit stands along each direction of a set: what `to` would be compared with."""

@@ -50,11 +50,13 @@ class Job:
     """Counts the pictures."""
     wish: threading.Event = field(default_factory=threading.Event)
     """Set where it is to stop."""
+    stops_itself: bool = False
+    """Whether the work looks at `wish` itself, to keep what it has so far."""
     _began: float = 0.0
 
     def report(self, what: str, done: int, total: int | None) -> None:
         """Note how far it is; stop it where that is wished."""
-        if self.wish.is_set():
+        if self.wish.is_set() and not self.stops_itself:
             raise Cancelled
         self.what, self.done, self.total, self.seconds = what, done, total, time.monotonic() - self._began
 

@@ -6,17 +6,15 @@ import asyncio
 import contextlib
 import functools
 import socket
-import tempfile
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, WebSocket
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import ClientDisconnect
 
 from .. import __version__, recipe
@@ -25,78 +23,41 @@ from ..codes import Space
 from ..directions import Directions
 from ..effect import moved_parts
 from ..errors import Unsupported, UserError
-from ..method import METHODS, default_directions
+from ..method import METHODS, default_directions, lacking
 from ..sheet import spread
+from .bodies import (
+    BreedBody,
+    ChangeBody,
+    ComposeBody,
+    CoordinatesBody,
+    DiscoverBody,
+    EditBody,
+    ExportBody,
+    FrameBody,
+    JoinBody,
+    MeasureBody,
+    Name,
+    Problem,
+    RegionBody,
+    SaveBody,
+    SimilarityBody,
+    Source,
+    Steps,
+    StripBody,
+    TeachBody,
+)
+from .desk import Desk
 from .frames import Frames
 from .guard import Guard
 from .jobs import Jobs
-from .shelf import Shelf
+from .shelf import AT_ONCE, Shelf
 
 STATIC = Path(__file__).parent / "static"
 MOST_SOCKETS = 64
 LOSSLESS_UP_TO = 128
 """Pixels: up to here a lossless frame costs no more than another."""
-MOST_IMAGES = 64
 
 T = TypeVar("T")
-Source = Annotated[str, Field(min_length=1, max_length=1000)]
-Name = Annotated[str, Field(min_length=1, max_length=200)]
-Pixels = Annotated[int, Field(ge=1, le=4096)]
-EditJson = Annotated[dict[str, Any], Field(description="An Edit, as `eigenlens edit --edit` reads it.")]
-
-
-class Body(BaseModel):
-    """What requests share: a key that is not known is an error."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-class Problem(BaseModel):
-    """What an error reply holds."""
-
-    error: str
-    unsupported: bool = False
-
-
-class FrameBody(Body):
-    """A picture of an Edit, and of the same done to its neighbours."""
-
-    edit: EditJson
-    n: Annotated[int, Field(ge=1, le=MOST_IMAGES)] = 1
-    columns: Annotated[int, Field(ge=1, le=MOST_IMAGES)] | None = None
-    largest: Pixels = 1024
-    final: bool = True
-
-
-class StripBody(Body):
-    """A strip of one direction across its limits, for the image of an Edit."""
-
-    edit: EditJson
-    directions: Source
-    name: Name
-    layers: Annotated[str, Field(max_length=200)] | None = None
-    n: Annotated[int, Field(ge=3, le=33)] = 7
-    largest: Pixels = 128
-
-
-class CoordinatesBody(Body):
-    """Where the image of an Edit stands along a set of directions."""
-
-    edit: EditJson
-    directions: Source
-
-
-class EditBody(Body):
-    """An Edit alone."""
-
-    edit: EditJson
-
-
-class ExportBody(Body):
-    """A file to take along."""
-
-    edit: EditJson
-    kind: Literal["png"] = "png"
 
 
 class Studio:
@@ -110,19 +71,26 @@ class Studio:
     def __init__(self, shelf: Shelf, *, directions: tuple[str, ...] = ()) -> None:
         self.shelf = shelf
         self.given = directions
+        self.desk = Desk(shelf)
         self.jobs = Jobs()
         self.sockets = 0
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="studio-frames")
+        self._aside = ThreadPoolExecutor(2, thread_name_prefix="studio-aside")
 
     async def soon(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Run a function on the thread that makes pictures."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, functools.partial(function, *args, **kwargs))
 
+    async def aside(self, function: Callable[..., T], *args: Any) -> T:
+        """Run a function on a thread of its own, so that frames go on."""
+        return await asyncio.get_running_loop().run_in_executor(self._aside, functools.partial(function, *args))
+
     def close(self) -> None:
-        """End both threads."""
+        """End all threads."""
         self.jobs.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._aside):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     # what the page asks first
 
@@ -160,6 +128,7 @@ class Studio:
             "has_noise": g.has_noise,
             "has_cutoff": any(space.broadcast_of for space in g.spaces.values()),
             "sets": sets,
+            "offered": [name for name in AT_ONCE if not lacking(METHODS[name], g)],
         }
 
     def table(self, generator: str, source: str) -> dict[str, Any]:
@@ -175,7 +144,7 @@ class Studio:
             row |= {"low": low, "high": high, "is_measured": is_measured, "part": _named_range(space, part)}
         return {
             "source": source,
-            "title": source if source in METHODS else Path(source).stem,
+            "title": source if source in METHODS else Path(source).stem.partition("~")[0],
             "space": found.space,
             "unit": found.unit,
             "method": made.method,
@@ -214,15 +183,6 @@ class Studio:
         """Return where an Edit's image stands along each direction."""
         edit = self.shelf.edit(body.edit)
         return self.shelf.preview(edit.generator).coordinates(edit, body.directions)
-
-    def export(self, body: ExportBody) -> tuple[str, bytes]:
-        """Return the type and the bytes of a file made of an Edit; a picture knows how it was made."""
-        edit = self.shelf.edit(body.edit)
-        preview = self.shelf.preview(edit.generator)
-        about = {"version": 1, "edit": edit.to_json(), "command": recipe.shell(edit)}
-        with tempfile.TemporaryDirectory() as folder:
-            path = pictures.save(pictures.to_pil(preview.images(edit)[0]), Path(folder) / "edit.png", recipe=about)
-            return "image/png", path.read_bytes()
 
     def recipe(self, value: Any) -> dict[str, Any]:
         """Return how an Edit's picture is made elsewhere."""
@@ -270,6 +230,9 @@ def create_app(studio: Studio, *, hosts: tuple[str, ...] = ()) -> FastAPI:
     )
     _add_errors(app)
     _add_pictures(app, studio)
+    _add_sets(app, studio)
+    _add_tools(app, studio)
+    _add_jobs(app, studio)
     _add_socket(app, studio)
     app.mount("/", StaticFiles(directory=STATIC, html=True))
     app.add_middleware(Guard, hosts=hosts, uploads=("/api/photo", "/api/directions/upload"))
@@ -292,6 +255,7 @@ def _add_errors(app: FastAPI) -> None:
         return JSONResponse({"error": "the body is larger than allowed, or did not come whole"}, 413)
 
 
+BINARY = {"requestBody": {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}}
 PICTURE: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}}, "description": "A picture"}}
 
 
@@ -323,12 +287,6 @@ def _add_pictures(app: FastAPI, studio: Studio) -> None:
         steps, data = await studio.soon(studio.strip, body)
         return Response(data, media_type="image/png", headers={"x-steps": ",".join(f"{step:.4g}" for step in steps)})
 
-    @app.post("/api/export", response_class=Response, responses=PICTURE)
-    async def export(body: ExportBody) -> Response:
-        """Make a file of an Edit."""
-        kind, data = await studio.soon(studio.export, body)
-        return Response(data, media_type=kind)
-
     @app.post("/api/coordinates")
     async def coordinates(body: CoordinatesBody) -> list[float]:
         """Tell where the image of an Edit stands along each direction of a set."""
@@ -338,6 +296,123 @@ def _add_pictures(app: FastAPI, studio: Studio) -> None:
     async def recipe_of(body: EditBody) -> dict[str, Any]:
         """Tell how the picture of an Edit is made at the shell and in Python."""
         return studio.recipe(body.edit)
+
+
+def _add_sets(app: FastAPI, studio: Studio) -> None:
+    desk = studio.desk
+
+    @app.get("/api/files")
+    async def files(generator: Source) -> dict[str, Any]:
+        """List the files of the workspace that belong to a generator."""
+        return await studio.aside(desk.files, generator)
+
+    @app.get("/api/file", response_class=FileResponse)
+    async def file(source: Source) -> FileResponse:
+        """Give a file of the workspace."""
+        path = desk.file(source)
+        return FileResponse(path, filename=path.name, media_type="application/octet-stream")
+
+    @app.post("/api/directions/change")
+    async def change(body: ChangeBody) -> dict[str, Any]:
+        """Rename, turn round, and leave out directions; gives the file that holds the result."""
+        return await studio.aside(desk.change, body)
+
+    @app.post("/api/directions/join")
+    async def join(body: JoinBody) -> dict[str, Any]:
+        """Join sets of directions."""
+        return await studio.aside(desk.join, body)
+
+    @app.post("/api/directions/compose")
+    async def compose(body: ComposeBody) -> dict[str, Any]:
+        """Make one direction of an Edit's moves."""
+        return await studio.aside(desk.compose, body)
+
+    @app.post("/api/directions/save")
+    async def save(body: SaveBody) -> dict[str, Any]:
+        """Save a set under a name."""
+        return await studio.aside(desk.save, body)
+
+    @app.post("/api/directions/upload", openapi_extra=BINARY)
+    async def upload(request: Request, generator: Source, name: Name) -> dict[str, Any]:
+        """Take in a file of directions, ours or another tool's."""
+        return await studio.aside(desk.upload, generator, name, await request.body())
+
+    @app.post("/api/similarity")
+    async def similarity(body: SimilarityBody) -> dict[str, Any]:
+        """Compare two sets: |cos| of each pair, the best matching, and what chance gives."""
+        return await studio.aside(desk.similarity, body)
+
+
+def _add_tools(app: FastAPI, studio: Studio) -> None:
+    desk = studio.desk
+
+    @app.post("/api/teach")
+    async def teach(body: TeachBody) -> dict[str, Any]:
+        """Learn a direction from seeds that have more or less of it; `ask` is the most telling of the candidates."""
+        return await studio.aside(desk.teach, body)
+
+    @app.post("/api/breed")
+    async def breed(body: BreedBody) -> dict[str, Any]:
+        """Cross two pictures; gives a file of codes."""
+        return await studio.aside(desk.breed, body)
+
+    @app.get("/api/methods")
+    async def methods(generator: Source) -> list[dict[str, Any]]:
+        """List the methods and their settings, and why one cannot run on this generator."""
+        return await studio.aside(desk.methods, generator)
+
+    @app.get("/api/readers")
+    async def readers() -> list[dict[str, Any]]:
+        """List the readers, whose attributes an Edit can keep."""
+        return await studio.aside(desk.readers)
+
+    @app.post("/api/export", response_class=Response, responses=PICTURE)
+    async def export(body: ExportBody) -> Response:
+        """Make a picture, a strip or a film of an Edit."""
+        kind, data = await studio.aside(desk.export, body)
+        return Response(data, media_type=kind)
+
+
+def _add_jobs(app: FastAPI, studio: Studio) -> None:
+    desk, jobs = studio.desk, studio.jobs
+
+    @app.post("/api/discover")
+    async def discover(body: DiscoverBody) -> dict[str, Any]:
+        """Run a method; gives a job."""
+        return jobs.start(body.method, await studio.aside(desk.discovering, body)).to_json()
+
+    @app.post("/api/measure")
+    async def measure(body: MeasureBody) -> dict[str, Any]:
+        """Measure effects and limits of a set; gives a job."""
+        return jobs.start("measure", await studio.aside(desk.measuring, body)).to_json()
+
+    @app.post("/api/region")
+    async def region(body: RegionBody) -> dict[str, Any]:
+        """Find directions that change a box of a picture; gives a job."""
+        return jobs.start("region", await studio.aside(desk.seeking, body)).to_json()
+
+    @app.post("/api/photo", openapi_extra=BINARY)
+    async def photo(request: Request, generator: Source, name: Name, steps: Steps = 120) -> dict[str, Any]:
+        """Find the code of a photo; gives a job, whose picture shows the photo beside what stands for it."""
+        work = await studio.aside(desk.projecting, generator, name, await request.body(), steps)
+        return jobs.start("photo", work).to_json()
+
+    @app.get("/api/jobs/{number}")
+    async def job(number: str) -> dict[str, Any]:
+        """Tell how far a job is."""
+        return jobs[number].to_json()
+
+    @app.delete("/api/jobs/{number}")
+    async def cancel(number: str) -> dict[str, Any]:
+        """Ask a job to stop."""
+        return jobs.cancel(number).to_json()
+
+    @app.get("/api/jobs/{number}/picture", response_class=Response, responses=PICTURE)
+    async def job_picture(number: str) -> Response:
+        """Give the latest picture of a job."""
+        if jobs[number].picture is None:
+            raise UserError(f"job {number} has no picture (yet)")
+        return Response(jobs[number].picture, media_type="image/png")
 
 
 def _add_socket(app: FastAPI, studio: Studio) -> None:

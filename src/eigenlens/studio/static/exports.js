@@ -7,18 +7,26 @@ import { store, editOf, toHash } from "./store.js";
 const fileName = () => `${store.state.generator.split("/").pop()}-${store.state.seed}`;
 
 export class ExportsPage {
-  constructor(place) {
+  constructor(place, { sliders }) {
+    this.sliders = sliders;
     this.shell = h("code", { class: "said", tabindex: "0", "aria-label": "Shell command" });
     this.python = h("code", { class: "said", tabindex: "0", "aria-label": "Python" });
     this.json = h("code", { class: "said", tabindex: "0", "aria-label": "Edit as JSON" });
     const said = (title, code) => h("section", {}, h("h2", {}, title, button("Copy", () => copy(code.textContent), { class: "small", "aria-label": `Copy ${title}` })), code);
+    this.of = h("select", { "aria-label": "What the strip or film shows" });
+    this.frames = h("input", { type: "text", inputmode: "numeric", class: "number", value: "9", "aria-label": "Pictures in the strip, frames / 3 in a film" });
+    this.buttons = Object.fromEntries([["strip", "Strip"], ["gif", "GIF"], ["webp", "WebP"], ["mp4", "MP4"]].map(([kind, text]) => [kind, button(text, () => this.#moving(kind))]));
+    this.opened = h("input", { type: "file", accept: ".json,application/json", hidden: true, "aria-label": "Edit to open", onchange: () => this.#open() });
     this.files = h("div", { class: "bar" },
-      button("PNG", () => this.#picture()),
+      button("PNG", () => this.#picture("png", {})),
       button("Edit (JSON)", () => download(new Blob([`${JSON.stringify(editOf(store.state), null, 2)}\n`], { type: "application/json" }), `${fileName()}.json`)));
-    place.append(h("h2", {}, "Files"), this.files, said("The same picture at the shell", this.shell), said("In Python", this.python), said("As an Edit", this.json));
+    this.files.append(button("Open an Edit…", () => this.opened.click()), this.opened);
+    place.append(h("h2", {}, "This picture"), this.files,
+      h("h2", {}, "Strips and films"), h("div", { class: "bar" }, this.of, h("label", {}, "Pictures ", this.frames), Object.values(this.buttons)), said("The same picture at the shell", this.shell), said("In Python", this.python), said("As an Edit", this.json));
   }
 
   async show() {
+    this.#choices();
     try {
       const { shell, python, edit } = await post("/api/recipe", { edit: editOf(store.state) });
       this.shell.textContent = shell;
@@ -29,13 +37,44 @@ export class ExportsPage {
     }
   }
 
-  async #picture() {
+  async #picture(kind, about) {
     try {
-      const { blob: picture } = await blob("/api/export", { edit: editOf(store.state), kind: "png" });
-      download(picture, `${fileName()}.png`);
+      const { blob: picture } = await blob("/api/export", { edit: editOf(store.state), kind, ...about });
+      const suffix = kind === "png" ? "" : `-${kind === "strip" ? "strip" : "film"}`;
+      download(picture, `${fileName()}${suffix}.${kind === "strip" ? "png" : kind}`);
     } catch (error) {
       complain(error);
     }
+  }
+
+  #moving(kind) {
+    const n = Math.max(2, Math.min(40, Math.trunc(Number(this.frames.value) || 9)));
+    const [directions, name] = this.of.value ? JSON.parse(this.of.value) : [null, null];
+    return this.#picture(kind, { n: kind === "strip" ? n : 3 * n, directions, name });
+  }
+
+  #choices() {
+    const { state } = store;
+    const old = this.of.value;
+    const way = h("option", { value: "" }, "the way from the original to this picture");
+    this.of.replaceChildren(...(state.moves.length ? [way] : []), ...this.sliders.rowsShown().all.map(({ source, row }) => h("option", { value: JSON.stringify([source, row.name]) }, `${row.name}, across its limits`)));
+    this.of.value = old;
+    if (this.of.selectedIndex < 0) this.of.selectedIndex = 0;
+  }
+
+  async #open() {
+    try {
+      const edit = JSON.parse(await this.opened.files[0].text());
+      await post("/api/recipe", { edit });  // the server says what is wrong with it
+      const sets = [...new Set([...store.state.sets, ...edit.moves.map((move) => move.directions)])];
+      store.set({
+        generator: edit.generator, seed: edit.codes.seed ?? 0, file: edit.codes.file ?? null, index: edit.codes.index ?? 0, truncation: edit.codes.truncation ?? 1,
+        cutoff: edit.codes.cutoff ?? null, label: edit.codes.label ?? null, noise: edit.codes.noise ?? null, moves: edit.moves, keep: edit.keep ?? [], region: edit.region ?? null, sets, n: 1,
+      });
+    } catch (error) {
+      complain(error instanceof SyntaxError ? "This file is no JSON" : error);
+    }
+    this.opened.value = "";
   }
 }
 

@@ -10,6 +10,13 @@ import { Tabs } from "./tabs.js";
 import { Sliders } from "./sliders.js";
 import { GalleryPage } from "./gallery.js";
 import { ExportsPage, linkOf } from "./exports.js";
+import { Sets } from "./sets.js";
+import { Locks } from "./locks.js";
+import { TeachPage } from "./teach.js";
+import { DiscoverPage } from "./discover.js";
+import { BreedPage } from "./breed.js";
+import { PhotoPage } from "./photo.js";
+import { Snapshots } from "./snapshots.js";
 import { listen } from "./keys.js";
 import { followTheme } from "./theme.js";
 
@@ -18,9 +25,18 @@ const frames = new Frames();
 const stage = new Stage();
 const transport = new Transport();
 const tabs = new Tabs();
-const sliders = new Sliders(tabs.add("axes", "Axes"));
-const gallery = new GalleryPage(tabs.add("gallery", "Gallery", () => gallery.show()));
-const exports = new ExportsPage(tabs.add("exports", "Export", () => exports.show()));
+const axesPage = tabs.add("axes", "Axes");
+const sliders = new Sliders(axesPage);
+const sets = new Sets(sliders, axesPage);
+new Locks(sliders.extra);
+const galleryPage = tabs.add("gallery", "Gallery", () => gallery.show());
+const gallery = new GalleryPage(galleryPage);
+const snapshots = new Snapshots(galleryPage, { stage, open: (state) => open(state) });
+const teach = new TeachPage(tabs.add("teach", "Teach", () => teach.show()), { sliders, sets });
+const discover = new DiscoverPage(tabs.add("discover", "Discover", () => discover.show()), { sets, tabs, stage, sliders });
+const breed = new BreedPage(tabs.add("breed", "Breed", () => breed.show()));
+new PhotoPage(tabs.add("photo", "Photo"), { tabs });
+const exports = new ExportsPage(tabs.add("exports", "Export", () => exports.show()), { sliders });
 
 // --- frames ---
 
@@ -79,6 +95,7 @@ async function open(state) {
   const label = anatomy.labels.length && (state.label === undefined || state.label === null) ? 0 : state.label ?? null;
   store.begin({ ...state, label, sets: state.sets?.length ? state.sets : anatomy.sets });
   transport.fit(anatomy);
+  sets.offered = [...new Set([...anatomy.sets, ...anatomy.offered])];
   await sliders.load();
   if (tabs.now !== "axes") tabs.open(tabs.now);
   tell("");
@@ -89,7 +106,7 @@ async function begin() {
   const about = await get("/api/studio");
   byId("generator").replaceChildren(...about.generators.map((source) => h("option", { value: source }, source.split("/").pop())));
   const linked = fromHash(location.hash);
-  const first = { generator: about.generators[0], truncation: 0.7 };  // closer to the mean: most first pictures look well
+  const first = { generator: about.generators[0], seed: 3, truncation: 0.7 };  // nearer the mean than chance has it
   tabs.open("axes");
   try {
     await open(linked?.generator ? linked : first);
@@ -100,6 +117,6 @@ async function begin() {
   }
 }
 
-listen({ transport, sliders, tabs, hold, snapshot: () => {} });
+listen({ transport, sliders, tabs, hold, snapshot: () => snapshots.take() });
 begin().catch(complain);
 window.studio = { store, frames, stage, sliders };  // for whoever looks at the page from the console

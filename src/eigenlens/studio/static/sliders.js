@@ -42,11 +42,13 @@ export class Sliders extends EventTarget {
   async load() {
     const { sets, generator } = store.state;
     const wanted = sets.filter((source) => this.#tables.get(source)?.generator !== generator);
+    for (const [key, row] of this.#rows) if (wanted.includes(row.source)) this.#rows.delete(key);
     const read = await Promise.allSettled(wanted.map((source) => get("/api/directions", { generator, source })));
     read.forEach((result, k) => {
       if (result.status === "fulfilled") this.#tables.set(wanted[k], { ...result.value, generator });
       else complain(result.reason);
     });
+    this.dispatchEvent(new CustomEvent("loaded"));
     const failed = wanted.filter((_, k) => read[k].status === "rejected");
     if (failed.length) store.set({ sets: store.state.sets.filter((each) => !failed.includes(each)), moves: store.state.moves.filter((move) => !failed.includes(move.directions)) });
     this.render();
@@ -57,6 +59,21 @@ export class Sliders extends EventTarget {
     this.#tables.delete(source);
     for (const [key, row] of this.#rows) if (row.source === source) this.#rows.delete(key);
     await this.load();
+  }
+
+  /** A further slider of a direction, for another page. */
+  extraRow(source, row) {
+    this.extraRows = [new Row(this, source, row)];
+    return this.extraRows[0];
+  }
+
+  /** Pins go with a set that has become another file. */
+  carryPins(from, to, rename) {
+    this.view.pins = this.view.pins.map((key) => {
+      const [source, name] = key.split("\n");
+      return source === from ? keyOf(to, rename[name] ?? name) : key;
+    });
+    localStorage.setItem("eigenlens.view", JSON.stringify(this.view));
   }
 
   rowsShown() {
@@ -133,11 +150,9 @@ export class Sliders extends EventTarget {
     this.shownSets = state.sets.join("\n");
     if (needed) this.load();
     else if (unshown) this.render();
-    for (const row of this.#rows.values()) row.show(findMove(state, row.source, row.row.name));
+    for (const row of [...this.#rows.values(), ...(this.extraRows ?? [])]) row.show(findMove(state, row.source, row.row.name));
     grey(this.reset, state.moves.length ? "" : "Every slider is at zero");
   }
-
-  changed(name) { this.dispatchEvent(new CustomEvent(name)); }
 }
 
 class Row {
@@ -159,7 +174,7 @@ class Row {
       onkeydown: (event) => { if (event.key === "Escape") { this.#refresh(); this.number.blur(); } },
     });
     this.name = h("button", {
-      class: "name", title: `${row.name}: rest here for a strip; F2 renames`, ondblclick: () => this.owner.changed("rename") || this.rename(),
+      class: "name", title: `${row.name}: rest here for a strip; F2 renames`, ondblclick: () => this.rename(),
       onkeydown: (event) => { if (event.key === "F2") this.rename(); },
       onclick: () => this.range.focus(),
     }, row.name);

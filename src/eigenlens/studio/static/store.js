@@ -2,7 +2,7 @@
 
 const FRESH = {
   v: 1, generator: "", seed: 0, file: null, index: 0, truncation: 1, cutoff: null, label: null, noise: null,
-  n: 1, sets: [], moves: [], keep: [],
+  n: 1, sets: [], moves: [], keep: [], region: null,
 };
 
 class Store extends EventTarget {
@@ -75,6 +75,7 @@ export function codesOf(state) {
 export function editOf(state, { moves = state.moves } = {}) {
   const edit = { version: 1, generator: state.generator, codes: codesOf(state), moves };
   if (state.keep.length && moves.length) edit.keep = state.keep;
+  if (state.region && moves.length) edit.region = state.region;
   return edit;
 }
 
@@ -109,7 +110,7 @@ export function fromHash(hash) {
   if (!found) return null;
   try {
     const raw = JSON.parse(unpack(found[1]));
-    const kinds = { ...FRESH, file: "", cutoff: 0, label: "", noise: "" };
+    const kinds = { ...FRESH, file: "", cutoff: 0, label: "", noise: "", region: [] };
     const state = {};
     for (const [key, value] of Object.entries(raw)) {
       if (!(key in kinds)) continue;
