@@ -273,7 +273,7 @@ def test_hold_what_a_reader_sees(watched: Watched) -> None:
 def test_discover_compare_and_a_box(watched: Watched) -> None:
     page = watched.page
     open_tab(watched, "Discover")
-    page.get_by_label("Method").select_option("sefa")
+    page.get_by_label("Method", exact=True).select_option("sefa")
     page.get_by_label("n directions").fill("3")
     page.locator("label:has-text('Measure') select").select_option("none")
     page.get_by_role("button", name="Find directions").click()
