@@ -27,7 +27,7 @@ PACKAGE = Path(eigenlens.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 RANKS = {
-    0: ("distance", "errors", "files", "images", "inference", "page", "registry", "runtime"),
+    0: ("distance", "errors", "files", "frozen", "images", "inference", "page", "registry", "runtime"),
     1: ("checkpoint", "codes", "photo", "unpickle"),
     2: ("directions", "generator"),
     3: (

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from ..codes import Codes, Part, Space
 from ..errors import UserError
+from ..frozen import kept
 from ..generator import Generator, Layer, Layout, OwnAxes, State, StyleMatrix, needs
-from .ops import kept, read_into
+from .ops import read_into
 
 SLOPE = 0.2  # of every leaky ReLU
 BASE = 4  # pixels of the first feature map

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,32 +13,10 @@ from torch import Tensor, nn
 from .. import runtime
 from ..codes import Codes, Part, Space
 from ..errors import UserError, unknown_name
+from ..frozen import convolved, suits_winograd
 from ..generator import Generator, StyleMatrix
 
 MAPPED_SAMPLES = 20_000
-T = TypeVar("T")
-
-
-def kept(module: nn.Module, name: str, make: Callable[[], T], *sources: Tensor) -> T:
-    """Return what `make` computes of frozen weights, kept with their module until one of them changes.
-
-    Weights that gradients flow to are never cached: what a training step reads is computed from them each time.
-
-    Args:
-        module: where it is kept, outside of its parameters and buffers.
-        name: of what is kept; there is one of each.
-        make: computes it.
-        sources: all tensors that it reads.
-    """
-    if any(each.requires_grad for each in sources):
-        return make()
-    stamp = tuple((each.data_ptr(), 0 if each.is_inference() else each._version) for each in sources)
-    cache: dict[str, tuple[Any, Any]] = module.__dict__.setdefault("_kept", {})
-    if name not in cache or cache[name][0] != stamp:
-        # kept for good, so never as tensors of inference mode, which no gradient may pass
-        with torch.inference_mode(False), torch.no_grad():
-            cache[name] = (stamp, make())
-    return cache[name][1]
 
 
 def pixel_norm(x: Tensor, *, dim: int = -1, eps: float = 1e-8) -> Tensor:
@@ -375,29 +353,63 @@ def demodulation(style: Tensor, energy: Tensor, *, eps: float = 1e-8) -> Tensor:
 
 
 def modulated(
-    x: Tensor, style: Tensor, weight: Tensor, *, up: int = 1, padding: int = 0, taps: Tensor | None = None
+    x: Tensor,
+    style: Tensor,
+    weight: Tensor,
+    *,
+    factor: Tensor | None = None,
+    bias: Tensor | None = None,
+    up: int = 1,
+    padding: int = 0,
+    taps: Tensor | None = None,
 ) -> Tensor:
-    """Convolve with weights whose inputs are scaled by the style; demodulation, a factor on each output, is left out.
+    """Convolve with weights whose inputs are scaled by the style, and their outputs by a factor (demodulation).
 
-    Scaling the features instead of the weights is the same, and lets one convolution serve the whole batch.
+    Where the weights are fewer than the features, each row gets weights of its own. Where they are more, features are
+    scaled instead, which is the same and lets one convolution with unchanged weights serve the whole batch.
 
     Args:
-        x: [batch, in, height, width].
+        x: [batch, in, height, width], whose precision is that of the convolution.
         style: [batch, in].
         weight: [out, in, k, k].
+        factor: [batch, out].
+        bias: [out], added last.
         up: 2 doubles the size: a transposed convolution, then the filter `taps`.
         padding: of the ordinary convolution.
         taps: [n], of sum 1.
     """
-    x = x * style[:, :, None, None]
+    width, inputs = weight.shape[:2]
+    numbers = x.shape[2] * x.shape[3] * (inputs + width * up * up)
+    is_lighter = 3 * weight.numel() < numbers  # new weights are scaled twice and laid out anew
+    needs_fixed = up == 1 and padding == 1 and suits_winograd(x, weight)
+    if is_lighter and not needs_fixed and (len(x) == 1 or x.device.type == "cpu"):
+        kernels = weight * style[:, None, :, None, None]
+        kernels = kernels if factor is None else kernels * factor[:, :, None, None, None]
+        rows = [
+            _resized(convolved(row, kernel, None if up == 2 else bias, up=up, padding=padding), bias, up, weight, taps)
+            for row, kernel in zip(x.split(1), kernels, strict=True)
+        ]
+        return rows[0] if len(rows) == 1 else torch.cat(rows)
+    x = convolved(x * style.to(x.dtype)[:, :, None, None], weight, up=up, padding=padding)
+    x = _resized(x, None, up, weight, taps)
+    if factor is None:
+        return x if bias is None else x + bias.to(x.dtype)[:, None, None]
+    scale = factor.to(x.dtype)[:, :, None, None]
+    return x * scale if bias is None else torch.addcmul(bias.to(x.dtype)[:, None, None], x, scale)
+
+
+def _resized(x: Tensor, bias: Tensor | None, up: int, weight: Tensor, taps: Tensor | None) -> Tensor:
+    """Filter and crop what a transposed convolution gave, and add the bias; leave what another gave as it is."""
     if up == 1:
-        return F.conv2d(x, weight, padding=padding)
-    assert up == 2
+        return x
     assert taps is not None
-    x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
-    k, size = len(taps), weight.shape[-1]
+    k, size, width = len(taps), weight.shape[-1], x.shape[1]
     before, after = size // 2 + (k + 1) // 2 - (size - 1), size // 2 + (k - 2) // 2 - (size - 2)
-    return upfirdn(x, taps, padding=(before, after, before, after), gain=4.0)
+    kernel = (4.0 * torch.outer(taps, taps).flip(0, 1)).to(x).expand(width, 1, -1, -1)  # 16 taps in one pass
+    bias = None if bias is None else bias.to(x.dtype)
+    if before == after >= 0:
+        return F.conv2d(x, kernel, bias, padding=before, groups=width)
+    return F.conv2d(F.pad(x, (before, after, before, after)), kernel, bias, groups=width)
 
 
 def noise_input(seeds: Sequence[int] | None, stored: Tensor | None, layer: int, resolution: int) -> Tensor | None:

@@ -139,12 +139,13 @@ class StyledConvolution(nn.Module):
             noise: [batch or 1, 1, resolution, resolution].
             gain: further factor, on the bound as well.
         """
-        x = modulated(x, style, self.weight, up=2 if self.doubles else 1, padding=1, taps=taps)
-        bias = self.bias[:, None, None]
+        gain = gain * self.config.gain  # positive, and so is what the leaky ReLU passes on unchanged
+        factor, bias = demodulation(style, self.energy) * gain, self.bias * gain
+        up = 2 if self.doubles else 1
+        x = modulated(x, style, self.weight, factor=factor, bias=bias, up=up, padding=1, taps=taps)
         if noise is not None and self.strength is not None:
-            bias = bias + noise.to(x) * self.strength  # [batch or 1, width, resolution, resolution]
-        x = torch.addcmul(bias, x, demodulation(style, self.energy)[:, :, None, None])
-        return bounded(F.leaky_relu(x, self.config.slope) * (self.config.gain * gain), self.config.clamp, gain)
+            x = x.add_((noise * (self.strength * gain)).to(x))  # in place: nobody else reads what a convolution gave
+        return bounded(F.leaky_relu(x, self.config.slope, inplace=True), self.config.clamp, gain / self.config.gain)
 
 
 class ToRGB(nn.Module):
@@ -159,12 +160,15 @@ class ToRGB(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """Return [batch, channels, height, width]."""
-        return bounded(modulated(x, style, self.weight) + self.bias[:, None, None], self.clamp)
+        return bounded(modulated(x, style, self.weight, bias=self.bias).float(), self.clamp)
 
 
 def bounded(x: Tensor, clamp: float | None, gain: float = 1.0) -> Tensor:
-    """Clamp to ±`clamp` times `gain`, where there is a bound."""
-    return x if clamp is None else x.clamp(-clamp * gain, clamp * gain)
+    """Clamp to ±`clamp` times `gain`, where there is a bound; in place, except where a gradient needs what was."""
+    if clamp is None:
+        return x
+    bound = clamp * gain
+    return x.clamp(-bound, bound) if x.requires_grad else x.clamp_(-bound, bound)
 
 
 class Block(nn.Module):

@@ -1,0 +1,161 @@
+"""Arithmetic of frozen networks: what weights fix is computed once, and a convolution chooses its algorithm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+def kept(holder: Any, name: str, make: Callable[[], T], *sources: Tensor) -> T:
+    """Return what `make` computes of frozen weights, kept with `holder` until one of them changes.
+
+    Weights that gradients flow to are never cached: what a training step reads is computed from them each time.
+
+    Args:
+        holder: the module or parameter that it is kept with, outside of its state.
+        name: of what is kept; there is one of each.
+        make: computes it.
+        sources: all tensors that it reads.
+    """
+    if any(each.requires_grad for each in sources):
+        return make()
+    stamp = tuple((each.data_ptr(), 0 if each.is_inference() else each._version) for each in sources)
+    cache: dict[str, tuple[Any, Any]] = holder.__dict__.setdefault("_kept", {})
+    if name not in cache or cache[name][0] != stamp:
+        # kept for good, so never as tensors of inference mode, which no gradient may pass
+        with torch.inference_mode(False), torch.no_grad():
+            cache[name] = (stamp, make())
+    return cache[name][1]
+
+
+# --- convolutions -----------------------------------------------------------------------------------------------------
+
+FEW = 16
+"""Pixels of features that one matrix product serves better than a transposed convolution."""
+
+
+def convolved(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, up: int = 1, padding: int = 0) -> Tensor:
+    """Convolve in the precision of x, by the algorithm that is fastest for its size.
+
+    Args:
+        x: [batch, in, height, width], channels-last.
+        weight: [out, in, k, k] in float32; a parameter keeps what is made of it.
+        bias: [out].
+        up: 2 is a transposed convolution of stride 2, whose kernel is not turned round, and which pads nothing.
+        padding: of an ordinary convolution.
+    """
+    bias = None if bias is None else bias.to(x.dtype)
+    fixed = isinstance(weight, torch.nn.Parameter) and not weight.requires_grad
+    if up == 1:
+        if fixed and padding == 1 and suits_winograd(x, weight):
+            tiles = kept(weight, "winograd", lambda: winograd_weight(weight), weight)
+            return winograd(x, tiles, bias)
+        weight = kept(weight, f"{x.dtype}", lambda: weight.to(x.dtype), weight) if fixed else weight.to(x.dtype)
+        return F.conv2d(x, weight, bias, padding=padding)
+    if x.shape[2] * x.shape[3] <= FEW:
+        return _transposed_by_product(x, weight, bias, fixed)
+
+    def laid_out() -> Tensor:
+        return weight.transpose(0, 1).to(x.dtype).contiguous(memory_format=torch.channels_last)
+
+    turned = kept(weight, f"transposed {x.dtype}", laid_out, weight) if fixed else laid_out()
+    return F.conv_transpose2d(x, turned, bias, stride=2)
+
+
+def _transposed_by_product(x: Tensor, weight: Tensor, bias: Tensor | None, fixed: bool) -> Tensor:
+    def in_columns() -> Tensor:
+        return weight.permute(1, 0, 2, 3).flatten(1).to(x.dtype)  # [in, out * k * k]
+
+    n, (width, inputs, size, _) = len(x), weight.shape
+    kernels = kept(weight, f"columns {x.dtype}", in_columns, weight) if fixed else in_columns()
+    columns = (x.permute(0, 2, 3, 1).reshape(-1, inputs) @ kernels).view(n, -1, width * size * size)
+    sides = (2 * x.shape[2] + size - 2, 2 * x.shape[3] + size - 2)
+    out = F.fold(columns.transpose(1, 2), sides, size, stride=2)
+    return out if bias is None else out + bias[:, None, None]
+
+
+# --- Winograd's algorithm ---------------------------------------------------------------------------------------------
+
+# F(4, 3) by Toom and Cook at 0, 1, -1, 1/2, -2 and infinity, points that round better than the usual ones: a
+# correlation of six numbers d with three weights g is four numbers outputs @ ((kernels @ g) * (inputs @ d)).
+_POINTS = (0.0, 1.0, -1.0, 0.5, -2.0)
+
+
+def _toom_cook() -> tuple[Tensor, Tensor, Tensor]:
+    """Return inputs [6, 6], kernels [6, 3] and outputs [4, 6], float64."""
+    n = len(_POINTS)
+    inputs, kernels, outputs = (
+        torch.zeros(shape, dtype=torch.float64) for shape in ((n + 1, n + 1), (n + 1, 3), (4, n + 1))
+    )
+
+    def product(roots: list[float]) -> Tensor:
+        """Return the coefficients of the polynomial with these roots, the constant first."""
+        coefficients = torch.ones(1, dtype=torch.float64)
+        for root in roots:
+            coefficients = F.pad(coefficients, (1, 0)) - root * F.pad(coefficients, (0, 1))
+        return coefficients
+
+    for j, point in enumerate(_POINTS):
+        others = [other for other in _POINTS if other != point]
+        powers = point ** torch.arange(4, dtype=torch.float64)
+        outputs[:, j] = powers
+        kernels[j] = powers[:3] / product(others)[:n].dot(point ** torch.arange(n, dtype=torch.float64))
+        inputs[j, :n] = product(others)
+    inputs[n] = product(list(_POINTS))
+    kernels[n, 2] = outputs[3, n] = 1.0
+    return inputs, kernels, outputs
+
+
+def suits_winograd(x: Tensor, weight: Tensor) -> bool:
+    """Tell whether Winograd's algorithm is the faster one for this 3x3 convolution, and as exact as it should be.
+
+    It saves three multiplications in four and moves the features four times more often, so it pays on a CPU where
+    channels are many; in bfloat16 its sums would lose a digit; and its gradient is slow.
+    """
+    _, inputs, height, width = x.shape
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and weight.shape[2:] == (3, 3)
+        and min(inputs, weight.shape[0]) >= 128
+        and height % 4 == width % 4 == 0
+        and height * width >= 256
+        and not (torch.is_grad_enabled() and x.requires_grad)
+    )
+
+
+def winograd_weight(weight: Tensor) -> Tensor:
+    """Return the transform of a kernel [out, in, 3, 3]: [36, in, out]."""
+    _, kernels, _ = _toom_cook()
+    return (
+        torch.einsum("ay,oiyx,bx->abio", kernels, weight.double(), kernels).flatten(0, 1).to(weight.dtype).contiguous()
+    )
+
+
+def winograd(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return the 3x3 convolution of padding 1, [batch, out, h, w], of x [batch, in, h, w]; h and w are divisible by 4.
+
+    Args:
+        x: channels-last.
+        weight: of `winograd_weight`.
+        bias: [out].
+
+    Source:
+        Lavin and Gray 2016 (arXiv 1509.09308), section 4.
+    """
+    inputs, _, outputs = (torch.kron(each, each).to(x.dtype) for each in _toom_cook())
+    n, c, h, w = x.shape
+    padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))  # [n, h + 2, w + 2, c]
+    image, row, column, _ = padded.stride()
+    tiles = padded.as_strided((6, 6, n, h // 4, w // 4, c), (row, column, image, 4 * row, 4 * column, 1))
+    spectra = (inputs @ tiles.reshape(36, -1)).view(36, -1, c)  # [36, tiles, in]
+    products = torch.bmm(spectra, weight)  # [36, tiles, out]
+    out = (outputs @ products.view(36, -1)).view(4, 4, n, h // 4, w // 4, -1)
+    out = out.permute(2, 3, 0, 4, 1, 5).reshape(n, h, w, -1).permute(0, 3, 1, 2)
+    return out if bias is None else out.add_(bias[:, None, None])
