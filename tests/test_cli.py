@@ -136,6 +136,22 @@ def test_edit_reads_the_edit_that_it_wrote(model: str, tmp_path: Path, capsys) -
     assert main(["edit", "--edit", str(saved), "--move", "L1D1 by 2", "--out", str(tmp_path / "c.png")]) == 2
 
 
+def test_the_precision_is_part_of_the_recipe(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = {"sample": ["--n", "2"], "traverse": ["--axis", "L1D1", "--seeds", "0"], "edit": ["--move", "L1D1 by 2"]}
+    for command, how in words.items():
+        pictures = {}
+        for precision in ("fp32", "bf16"):
+            out = tmp_path / f"{command}-{precision}.png"
+            assert main([command, model, *how, "--precision", precision, "--out", str(out)]) == 0
+            capsys.readouterr()
+            main(["info", str(out)])
+            assert ("--precision bf16" in capsys.readouterr().out) == (precision == "bf16"), command
+            with Image.open(out) as picture:
+                pictures[precision] = picture.tobytes()
+        assert pictures["fp32"] != pictures["bf16"], command
+    assert main(["sample", model, "--precision", "fp8", "--out", str(tmp_path / "a.png")]) == 2
+
+
 def test_before_stands_beside_after(model: str, tmp_path: Path) -> None:
     out = tmp_path / "pair.png"
     assert main(["edit", model, "--move", "L1D1 by 4", "--before", "--out", str(out)]) == 0

@@ -11,6 +11,8 @@ import torch
 
 from eigenlens import Codes, Directions, Unsupported, UserError, load_generator
 from eigenlens.generator import GENERATORS, Generator
+from eigenlens.generators import ops
+from eigenlens.generators.ops import StyleBased
 from eigenlens.method import METHODS, Method
 from eigenlens.metric import METRICS, Metric, Score
 from eigenlens.reader import EXTRACTORS, READERS, Extractor, Reader
@@ -102,6 +104,37 @@ def test_what_moves_later_parts_goes_on_from_a_shared_state(tiny: Tiny, family: 
             state = g.start(codes, g.first_layer_fed(part.name, space))
             for _ in range(2):  # a state serves many edits, so nothing may write into it
                 assert torch.equal(g.finish(moved, state), g(moved)), (space.name, part.name)
+
+
+@pytest.mark.parametrize("family", [name for name in TINY if issubclass(GENERATORS[name], StyleBased)])
+def test_large_features_run_row_by_row(tiny: Tiny, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    g = tiny(family)
+    codes = g.sample(3, seed=1, space="w+", label=label_for(g), noise="random")
+    together = g(codes)
+    monkeypatch.setattr(ops, "ROWS_FROM", 8)
+    alone = g(codes)
+    assert torch.allclose(alone, together, atol=1e-5)
+    for layer in g.layers:
+        assert torch.equal(g.finish(codes, g.start(codes, layer.name)), alone), layer.name
+        assert len(g.features(codes, layer.name)) == 3
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_bf16_is_near_and_leaves_no_trace(tiny: Tiny, family: str) -> None:
+    g = tiny(family)
+    codes = g.sample(2, seed=1, label=label_for(g))
+    exact = g(codes)
+    g.precision = "bf16"
+    try:
+        rough = g(codes)
+        assert rough.dtype == torch.float32
+        assert g.features(codes, g.layers[1].name).dtype == torch.float32
+        assert torch.equal(g.finish(codes, g.start(codes, g.layers[1].name)), rough)
+    finally:
+        g.precision = "fp32"
+    error = (rough - exact).square().mean().sqrt()
+    assert 0 < error <= 0.1 * exact.std()
+    assert torch.equal(g(codes), exact)
 
 
 @pytest.mark.parametrize("family", TINY)

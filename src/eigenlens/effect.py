@@ -15,7 +15,7 @@ from . import runtime
 from .codes import Codes, Space
 from .directions import Directions
 from .errors import UserError
-from .generator import Generator, State
+from .generator import Generator
 
 EFFECT_SAMPLES = 64
 EFFECT_SEED = 0
@@ -103,7 +103,7 @@ def traverse(
             walked = directions.walk(some, which, steps, layers=chosen, absolute=absolute)
             for low, high in runtime.batches(len(walked), generator.batch_size):
                 owners = torch.arange(low, high) // len(steps)
-                pieces.append(generator.finish(walked[low:high], _rows(state, owners)).cpu())
+                pieces.append(generator.finish(walked[low:high], state.rows(owners)).cpu())
     images = torch.cat(pieces)
     return images.unflatten(0, (len(codes), len(steps)))
 
@@ -122,11 +122,6 @@ def moved_parts(directions: Directions, which: int | str, space: Space, layers: 
     chosen = layers or directions.layers[row]
     moved = [p.name for p in space.picked(chosen) if vector[p.slot, p.start : p.stop].any()]
     return ",".join(moved) or chosen
-
-
-def _rows(state: State, rows: Tensor) -> State:
-    pick = lambda tensor: None if tensor is None else tensor[rows.to(tensor.device)]  # noqa: E731
-    return State(state.next, pick(state.features), pick(state.image), pick(state.branch))
 
 
 def rms_change(before: Tensor, after: Tensor) -> Tensor:

@@ -34,6 +34,15 @@ def kept(holder: Any, name: str, make: Callable[[], T], *sources: Tensor) -> T:
     return cache[name][1]
 
 
+def in_precision(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a weight in another precision; a frozen parameter keeps that copy."""
+    if weight.dtype == dtype:
+        return weight
+    if isinstance(weight, torch.nn.Parameter):
+        return kept(weight, f"{dtype}", lambda: weight.to(dtype), weight)
+    return weight.to(dtype)
+
+
 # --- convolutions -----------------------------------------------------------------------------------------------------
 
 FEW = 16
@@ -56,8 +65,7 @@ def convolved(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, up: int 
         if fixed and padding == 1 and suits_winograd(x, weight):
             tiles = kept(weight, "winograd", lambda: winograd_weight(weight), weight)
             return winograd(x, tiles, bias)
-        weight = kept(weight, f"{x.dtype}", lambda: weight.to(x.dtype), weight) if fixed else weight.to(x.dtype)
-        return F.conv2d(x, weight, bias, padding=padding)
+        return F.conv2d(x, in_precision(weight, x.dtype), bias, padding=padding)
     if x.shape[2] * x.shape[3] <= FEW:
         return _transposed_by_product(x, weight, bias, fixed)
 
@@ -122,6 +130,7 @@ def suits_winograd(x: Tensor, weight: Tensor) -> bool:
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
         and weight.shape[2:] == (3, 3)
         and min(inputs, weight.shape[0]) >= 128
         and height % 4 == width % 4 == 0

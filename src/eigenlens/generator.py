@@ -7,10 +7,11 @@ import importlib
 import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -79,6 +80,21 @@ class State:
     """The running image of skip architectures, [batch, channels, height, width]."""
     branch: Tensor | None = None
     """The branch of residual architectures that waits to be added, [batch, channels, height, width]."""
+
+    def rows(self, rows: Sequence[int] | Tensor) -> State:
+        """Return the state of these rows, as a batch."""
+        picked: dict[str, Any] = {name: tensor[rows] for name, tensor in self._tensors().items()}
+        return replace(self, **picked)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {each.name: tensor for each in fields(self) if isinstance(tensor := getattr(self, each.name), Tensor)}
+
+    @classmethod
+    def joined(cls, states: Sequence[State]) -> State:
+        """Return one batch of the rows of all `states`, which stand at the same layer."""
+        names = states[0]._tensors()
+        whole: dict[str, Any] = {name: torch.cat([state._tensors()[name] for state in states]) for name in names}
+        return replace(states[0], **whole)
 
 
 @dataclass(frozen=True)
@@ -195,6 +211,7 @@ class Generator:
         self.config = dict(config or {})
         self.origin = origin or Origin()
         self.axis_names: dict[str, str] = {}
+        self._precision: Literal["fp32", "bf16"] = "fp32"
 
     def __repr__(self) -> str:
         spaces = ", ".join(f"{s.name}[{s.slots}, {s.dim}]" for s in self.spaces.values())
@@ -280,6 +297,29 @@ class Generator:
         """Move the network to `device`, in place."""
         self.network.to(device)
         return self
+
+    @property
+    def precision(self) -> Literal["fp32", "bf16"]:
+        """What layers compute in: `fp32`, or `bf16` for speed; weights, codes and images stay in float32.
+
+        Setting `auto` means bf16 where the device is faster at it.
+        """
+        return self._precision
+
+    @precision.setter
+    def precision(self, precision: runtime.Precision) -> None:
+        self._precision = runtime.resolve_precision(precision, self.device)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self._precision == "bf16" else torch.float32
+
+    def _arithmetic(self) -> AbstractContextManager[Any]:
+        """Return the context in which layers run; a family that keeps weights in bfloat16 itself needs none."""
+        return torch.autocast(self.device.type, torch.bfloat16) if self._precision == "bf16" else nullcontext()
+
+    def _here(self, codes: Codes) -> Codes:
+        return codes if codes.latent.device == self.device else codes.to(self.device)
 
     @cached_property
     def weight_hash(self) -> str:
@@ -383,7 +423,7 @@ class Generator:
         """Return the features that a named layer gives, [batch, channels, height, width]."""
         features = self._run(codes, State(), self.layer_index(layer) + 1).features
         assert features is not None
-        return features
+        return features.float()
 
     def start(self, codes: Codes, layer: str) -> State:
         """Run all layers before `layer`, for `finish` to go on from: edits of later layers share the state."""
@@ -391,7 +431,8 @@ class Generator:
 
     def finish(self, codes: Codes, state: State) -> Tensor:
         """Run the layers from where `state` stands, and return images."""
-        return self._image(self._run(codes, state, len(self.layers)))
+        with self._arithmetic():
+            return self._painted(state, self._inputs(self._here(codes))).float()
 
     def blend(self, outside: Codes, inside: Codes, mask: Tensor) -> Tensor:
         """Return images of `outside` that show `inside` where the mask is 1.
@@ -410,12 +451,14 @@ class Generator:
         """
         mask = mask.expand(len(outside), *mask.shape[-2:]).to(self.device)[:, None]  # [batch, 1, height, width]
         outside, inside = outside.to(self.device), inside.to(self.device)
-        own, other = self._inputs(outside), self._inputs(inside)
-        kept, mixed = State(), State()
-        for index in range(len(self.layers)):
-            kept = self._layer(index, kept, own)
-            mixed = self._mixed(kept, self._layer(index, mixed, other), mask)
-        below, above = self._image(kept), self._image(mixed)
+        with self._arithmetic():
+            own, other = self._inputs(outside), self._inputs(inside)
+            kept, mixed = State(), State()
+            for index in range(len(self.layers)):
+                kept = self._layer(index, kept, own)
+                mixed = self._mixed(kept, self._layer(index, mixed, other), mask)
+            below, above = self._image(kept), self._image(mixed)
+        below, above = below.float(), above.float()
         return torch.where(resize_mask(mask, above.shape[-2:]) > 0, above, below)
 
     def _mixed(self, below: State, above: State, mask: Tensor) -> State:
@@ -434,11 +477,18 @@ class Generator:
         return 0
 
     def _run(self, codes: Codes, state: State, stop: int) -> State:
-        codes = codes if codes.latent.device == self.device else codes.to(self.device)
-        inputs = self._inputs(codes)
+        """Run all layers before layer `stop`."""
+        with self._arithmetic():
+            return self._advanced(state, self._inputs(self._here(codes)), stop)
+
+    def _advanced(self, state: State, inputs: Any, stop: int) -> State:
         for index in range(state.next, stop):
             state = self._layer(index, state, inputs)
         return state
+
+    def _painted(self, state: State, inputs: Any) -> Tensor:
+        """Return images of a state that may stand anywhere."""
+        return self._image(self._advanced(state, inputs, len(self.layers)))
 
     def layer_index(self, layer: str) -> int:
         """Return the place of a named layer.
@@ -568,13 +618,16 @@ def _noise_seeds(n: int, seed: int, start: int) -> tuple[int, ...]:
 # --- the door ---------------------------------------------------------------------------------------------------------
 
 
-def load_generator(source: str | Path, *, device: str = "auto", **options: Any) -> Generator:
+def load_generator(
+    source: str | Path, *, device: str = "auto", precision: runtime.Precision = "fp32", **options: Any
+) -> Generator:
     """Open a generator.
 
     Args:
         source: a bundled name; a folder of ours; a foreign file or folder; `hf://user/repo`; or
             `package.module:function`, your own code, which is imported and called.
         device: `auto`, `cpu`, `cuda`, ...
+        precision: what layers compute in: `fp32`; `bf16`; or `auto`, bf16 where the device is faster at it.
         options: what a foreign file cannot tell, by name (for instance `activation="relu"` for a DCGAN).
 
     Raises:
@@ -585,17 +638,22 @@ def load_generator(source: str | Path, *, device: str = "auto", **options: Any) 
         64
     """
     where = runtime.resolve_device(device)
-    text = str(source)
+    generator = _open(str(source), options).to(where)
+    generator.precision = precision
+    return generator
+
+
+def _open(text: str, options: Mapping[str, Any]) -> Generator:
     if text in NAMED:
-        return _open_folder(named_path(text), name=text, options=options).to(where)
+        return _open_folder(named_path(text), name=text, options=options)
     if text.startswith("hf://"):
-        return _open_path(_download(text), name=text.rsplit("/", 1)[-1], options=options).to(where)
+        return _open_path(_download(text), name=text.rsplit("/", 1)[-1], options=options)
     path = Path(text).expanduser()
     if path.exists():
-        return _open_path(path, name=path.stem, options=options).to(where)
+        return _open_path(path, name=path.stem, options=options)
     module, colon, attribute = text.partition(":")
     if colon and all(piece.isidentifier() for piece in [*module.split("."), attribute]):
-        return _call(module, attribute, options).to(where)
+        return _call(module, attribute, options)
     if "/" in text or path.suffix:
         raise UserError(f"{text} does not exist; give a file, a folder, or one of: {', '.join(NAMED)}")
     raise unknown_name("generator", text, NAMED)

@@ -59,8 +59,9 @@ def sample(
     g = machine.open(generator)
     codes = g.sample(n, seed=seed, truncation=truncation, cutoff=cutoff, label=label, noise=noise)
     again = command_line(
-        "sample", generator, n=n, seed=seed, truncation=truncation, cutoff=cutoff, label=label, noise=noise, out=out
-    )
+        "sample", generator, n=n, seed=seed, truncation=truncation, cutoff=cutoff, label=label, noise=noise,
+        precision=machine.recorded_precision, out=out,
+    )  # fmt: skip
     picture = pictures.grid(g.render(codes, what="images"), columns=columns)
     pictures.save(picture, out, recipe={"version": 1, "command": again}, force=force)
     print(out)
@@ -117,7 +118,8 @@ def traverse(
     ]
     again = command_line(
         "traverse", generator, axis=axis, directions=directions, range=range, steps=steps, seeds=seeds, layers=layers,
-        truncation=truncation, label=label, absolute=absolute, foreign=foreign, out=out,
+        truncation=truncation, label=label, absolute=absolute, foreign=foreign, precision=machine.recorded_precision,
+        out=out,
     )  # fmt: skip
     seeds_named = [f"seed {number}" for number in numbers]
     if len(chosen) == 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -166,9 +167,8 @@ def encoder(
     *,
     out: Path = Path("encoder.safetensors"),
     resume: Literal["auto", "none"] = "auto",
-    precision: Literal["auto", "fp32", "bf16"] = "auto",
     settings: EncoderTraining = EncoderTraining(),  # noqa: B008  frozen
-    machine: Machine = HERE,
+    machine: Machine = Machine(precision="auto"),  # noqa: B008  frozen
     force: bool = False,
 ) -> None:
     """Train an encoder on a generator's own samples: it reads codes off photos, and projections start from it.
@@ -181,10 +181,9 @@ def encoder(
         out: the encoder's file; `project` finds it as encoder.safetensors in a generator's folder, or as
             NAME.encoder.safetensors beside NAME.pkl. Its training state lies beside it.
         resume: `auto` goes on where a state lies beside --out.
-        precision: bf16 is faster where the processor multiplies it itself; `auto` finds out.
         settings: of the training.
-        machine: how the generator is opened.
+        machine: how the generator is opened; the precision is that of the encoder's training.
         force: replace an encoder that exists, and begin anew.
     """
-    g = machine.open(generator)
-    print(train_encoder(g, settings, out=out, resume=resume == "auto", precision=precision, force=force))
+    g = replace(machine, precision="fp32").open(generator)
+    print(train_encoder(g, settings, out=out, resume=resume == "auto", precision=machine.precision, force=force))

@@ -9,7 +9,7 @@ import shlex
 import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tyro.conf import UseAppendAction
@@ -31,10 +31,17 @@ class Machine:
 
     device: str = "auto"
     """auto, cpu, cuda, ..."""
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
+    """What generators compute in: fp32, bf16, or auto, which is bf16 where the device is faster at it."""
     threads: int | None = None
-    """Threads of the CPU."""
+    """Threads of the CPU; as many as cores by default."""
     option: UseAppendAction[tuple[str, ...]] = ()
     """NAME=VALUE that a foreign file cannot tell, such as activation=relu; repeat it for more."""
+
+    @property
+    def recorded_precision(self) -> str | None:
+        """The precision as the recipe of a picture records it: None where it is the usual one."""
+        return None if self.precision == "fp32" else self.precision
 
     def open(self, source: str) -> Generator:
         """Open a generator here.
@@ -53,7 +60,7 @@ class Machine:
                 options[name] = json.loads(value)
             except ValueError:
                 options[name] = value
-        return load_generator(source, device=self.device, **options)
+        return load_generator(source, device=self.device, precision=self.precision, **options)
 
 
 HERE = Machine()

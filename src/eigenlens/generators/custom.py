@@ -262,13 +262,13 @@ class Custom(Generator):
     def _run(self, codes: Codes, state: State, stop: int) -> State:
         if stop <= state.next:
             return state
-        codes = codes if codes.latent.device == self.device else codes.to(self.device)
-        begun = self._inputs(codes) if state.features is None else state.features
+        begun = self._inputs(self._here(codes)) if state.features is None else state.features
         if self._links:
             x = begun if state.next else begun.reshape(-1, *self._given_shape)
             x = x.clone()  # the next module may work in place, and a state serves many times
-            for _, link in self._links[state.next : stop]:
-                x = link(x)
+            with self._arithmetic():
+                for _, link in self._links[state.next : stop]:
+                    x = link(x)
             return State(stop, x)
         return State(stop, begun)  # the code itself; see the text of this module
 
@@ -276,7 +276,8 @@ class Custom(Generator):
         """Run the layers from where `state` stands, and return images in [-1, 1]."""
         made = self._run(codes, state, len(self.layers)).features
         assert made is not None
-        images = made if self._links else self.network(made)
+        with self._arithmetic():
+            images = (made if self._links else self.network(made)).float()
         low, high = self.output_range
         return images if (low, high) == (-1.0, 1.0) else (images - low) * (2 / (high - low)) - 1
 
@@ -292,7 +293,7 @@ class Custom(Generator):
         if self._links:
             made = self._run(codes, State(), stop).features
             assert made is not None
-            return made
+            return made.float()
         kept: list[Tensor] = []
         hook = self.network.get_submodule(layer).register_forward_hook(lambda m, given, made: kept.append(made.clone()))
         try:

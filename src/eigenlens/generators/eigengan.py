@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from ..codes import Codes, Part, Space
 from ..errors import UserError
-from ..frozen import kept
+from ..frozen import in_precision, kept
 from ..generator import Generator, Layer, Layout, OwnAxes, State, StyleMatrix, needs
 from .ops import read_into
 
@@ -289,15 +290,27 @@ def advanced(block: Block, h: Tensor, z: Tensor) -> Tensor:
     The same as its `forward`, but for frozen weights: the convolved maps of the subspace are kept, each injection is
     one matrix product that adds as it goes, and what nobody reads again is overwritten.
     """
-    first, second = kept(block, "injections", block.injections, *block.parameters())
-    z = torch.cat([z, z.new_ones(len(z), 1)], dim=1).to(h)  # [batch, q + 1]: the offset goes with the rest
-    h = _injected(torch.addmm(_flat(h), z, first.flatten(1)), h)
-    h = block.conv1(F.leaky_relu(h, SLOPE, inplace=True))  # [batch, c', 2h, 2w]
+    first, second = kept(block, f"injections {h.dtype}", lambda: _maps(block, h.dtype), *block.parameters())
+    z = torch.cat([z, z.new_ones(len(z), 1)], dim=1).to(h.dtype)  # [batch, q + 1]: the offset goes with the rest
+    h = _injected(torch.addmm(_flat(h), z, first), h)
+    weight, bias = _weights(block.conv1, h.dtype)
+    h = F.conv_transpose2d(F.leaky_relu(h, SLOPE, inplace=True), weight, bias, 2, 1, 1)  # [batch, c', 2h, 2w]
     if second is not None:
         rows = _flat(h)
         # autocast leaves what works in place alone
-        h = _injected(rows.addmm_(z.to(rows), second.flatten(1).to(rows)), h)
-    return block.conv2(F.leaky_relu(h, SLOPE, inplace=True))
+        h = _injected(rows.addmm_(z.to(rows), second.to(rows)), h)
+    weight, bias = _weights(block.conv2, h.dtype)
+    return F.conv2d(F.leaky_relu(h, SLOPE, inplace=True), weight, bias, padding=1)
+
+
+def _maps(block: Block, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    first, second = block.injections()
+    return first.flatten(1).to(dtype), None if second is None else second.flatten(1).to(dtype)  # [q + 1, h * w * c]
+
+
+def _weights(layer: nn.Conv2d | nn.ConvTranspose2d, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    assert layer.bias is not None
+    return in_precision(layer.weight, dtype), in_precision(layer.bias, dtype)
 
 
 def _flat(h: Tensor) -> Tensor:
@@ -316,22 +329,22 @@ def painted(rgb: nn.Conv2d, h: Tensor) -> Tensor:
     Three outputs would fill three of sixteen lanes of a processor. So one place of a convolution of stride 2 makes the
     four pixels of a square at once; columns come in pairs, which channels-last memory holds as channels already.
     """
-    kernel, bias = kept(rgb, "squares", lambda: _in_squares(rgb), *rgb.parameters())
+    kernel, bias = kept(rgb, f"squares {h.dtype}", lambda: _in_squares(rgb, h.dtype), *rgb.parameters())
     edge = rgb.weight.shape[-1] // 2
     rows = F.leaky_relu(F.pad(h.permute(0, 2, 3, 1), (0, 0, edge, edge, edge, edge)), SLOPE, inplace=True)
     pairs = rows.unflatten(2, (-1, 2)).flatten(3).permute(0, 3, 1, 2)  # [batch, 2c, r + 2 edge, (r + 2 edge) / 2]
-    squares = F.conv2d(pairs, kernel.to(h), bias.to(h), stride=(2, 1))  # [batch, 4 channels, r / 2, r / 2]
+    squares = F.conv2d(pairs, kernel, bias, stride=(2, 1))  # [batch, 4 channels, r / 2, r / 2]
     return torch.tanh(F.pixel_shuffle(squares, 2).float())
 
 
-def _in_squares(rgb: nn.Conv2d) -> tuple[Tensor, Tensor]:
+def _in_squares(rgb: nn.Conv2d, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return kernel [4 channels, 2c, k + 1, (k + 1) / 2] and bias of a convolution that makes squares of 2x2 pixels."""
     assert rgb.bias is not None
     weight = rgb.weight  # [channels, c, k, k]
     placed = [F.pad(weight, (x, 1 - x, y, 1 - y)) for y in (0, 1) for x in (0, 1)]  # each square's pixel reads its own
     kernel = torch.stack(placed, dim=1).flatten(0, 1)  # [4 channels, c, k + 1, k + 1]
-    kernel = kernel.unflatten(3, (-1, 2)).permute(0, 4, 1, 2, 3).flatten(1, 2)
-    return kernel.contiguous(memory_format=torch.channels_last), rgb.bias.repeat_interleave(4)
+    kernel = kernel.unflatten(3, (-1, 2)).permute(0, 4, 1, 2, 3).flatten(1, 2).to(dtype)
+    return kernel.contiguous(memory_format=torch.channels_last), rgb.bias.repeat_interleave(4).to(dtype)
 
 
 # --- the family -------------------------------------------------------------------------------------------------------
@@ -390,9 +403,12 @@ class EigenGAN(Generator):
     def _inputs(self, codes: Codes) -> tuple[Tensor, ...]:
         return self.network.split(codes.latent[:, 0])
 
+    def _arithmetic(self) -> AbstractContextManager[Any]:
+        return nullcontext()  # layers compute in the precision of the first features
+
     def _layer(self, index: int, state: State, inputs: tuple[Tensor, ...]) -> State:
         if index == 0:
-            return State(1, self.network.from_noise(inputs[0]))
+            return State(1, self.network.from_noise(inputs[0]).to(self._dtype))
         assert state.features is not None
         if index == len(self.layers) - 1:
             return State(index + 1, painted(self.network.rgb, state.features))

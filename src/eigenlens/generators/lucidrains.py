@@ -8,7 +8,7 @@ bias is the layer's only one; images are in [0, 1] and perhaps transparent; bloc
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -22,6 +22,7 @@ from ..errors import UserError
 from ..generator import Layer, Layout, State, needs
 from .ops import (
     MappingNetwork,
+    OnDemand,
     StyleBased,
     StyleInput,
     StyleInputs,
@@ -225,6 +226,12 @@ class NoisyInputs(StyleInputs):
     noise: Tensor
     """[batch or 1, resolution, resolution]."""
 
+    def row(self, row: int) -> NoisyInputs:
+        """Return what the layers read for one row, as a batch."""
+        one = super().row(row)
+        noise = self.noise if len(self.noise) == 1 else self.noise[row : row + 1]
+        return NoisyInputs(one.styles, one.noise_seeds, one.batch, noise)
+
 
 class Lucidrains(StyleBased):
     """A StyleGAN2 of lucidrains as a Generator with the spaces z, w, w+ (one slot a resolution) and s.
@@ -291,15 +298,18 @@ class Lucidrains(StyleBased):
             raise UserError(f"this file of {layout} lacks {error}; get a whole one") from error
         return cls.from_config(config, ours, **about)
 
-    def _read(self, latent: Tensor) -> tuple[Tensor, ...]:
-        styles = super()._read(latent)
-        first = self.network.input.affine
-        return styles if first is None else (first(latent.mean(1)), *styles[1:])
+    def _read(self, latent: Tensor) -> Sequence[Tensor]:
+        styles, first = super()._read(latent), self.network.input.affine
+        if first is None:
+            return styles
+        return OnDemand(len(styles), lambda i: styles[i] if i else first(latent.mean(1)))
 
     def _inputs(self, codes: Codes) -> NoisyInputs:
         inputs = super()._inputs(codes)
         seeds = (0,) if codes.noise_seeds is None else codes.noise_seeds
-        return NoisyInputs(inputs.styles, inputs.noise_seeds, _noise_images(seeds, self.resolution).to(codes.latent))
+        return NoisyInputs(
+            inputs.styles, inputs.noise_seeds, inputs.batch, _noise_images(seeds, self.resolution).to(codes.latent)
+        )
 
     def style_matrices(self, layers: str = "all") -> dict[str, Any]:
         """Return the weights [channels, dim] of the affine maps; the input's, which reads all slots, is left out."""

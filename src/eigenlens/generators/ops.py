@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,8 +15,8 @@ from torch import Tensor, nn
 from .. import runtime
 from ..codes import Codes, Part, Space
 from ..errors import UserError, unknown_name
-from ..frozen import convolved, suits_winograd
-from ..generator import Generator, StyleMatrix
+from ..frozen import convolved, kept, suits_winograd
+from ..generator import Generator, State, StyleMatrix
 
 MAPPED_SAMPLES = 20_000
 
@@ -77,12 +79,12 @@ def w_spaces(
         moments: gives mean and covariance of w; asked once, for both spaces.
         fed: for each slot the names of the layers that it feeds.
     """
-    kept: list[tuple[Tensor, Tensor]] = []
+    found: list[tuple[Tensor, Tensor]] = []
 
     def once() -> tuple[Tensor, Tensor]:
-        if not kept:
-            kept.append(moments())
-        return kept[0]
+        if not found:
+            found.append(moments())
+        return found[0]
 
     every = tuple(dict.fromkeys(name for names in fed for name in names))
     parts = tuple(Part(f"slot{slot}", slot, slot, 0, dim, tuple(fed[slot])) for slot in range(n_slots))
@@ -441,17 +443,53 @@ class StyleInput:
     """Length of the style that the affine map gives."""
 
 
+class OnDemand(Sequence[Tensor]):
+    """Tensors that are computed when they are first asked for: an edit of late layers needs the styles of few.
+
+    Args:
+        n: how many.
+        make: computes one by its number.
+    """
+
+    def __init__(self, n: int, make: Callable[[int], Tensor]) -> None:
+        self.made: list[Tensor | None] = [None] * n
+        self.make = make
+
+    def __len__(self) -> int:
+        return len(self.made)
+
+    def __getitem__(self, number: Any) -> Any:
+        """Return one of them."""
+        made = self.made[number]
+        if made is None:
+            made = self.made[number] = self.make(number)
+        return made
+
+
 @dataclass(frozen=True)
 class StyleInputs:
     """What the layers of a style-based network read."""
 
-    styles: tuple[Tensor, ...]
+    styles: Sequence[Tensor]
     """The style of every `StyleInput`, [batch, channels]."""
     noise_seeds: tuple[int, ...] | None
     """Of `Codes`."""
+    batch: int
+    """How many rows."""
 
-    def __len__(self) -> int:
-        return len(self.styles[0])
+    def row(self, row: int) -> StyleInputs:
+        """Return what the layers read for one row, as a batch."""
+        styles = OnDemand(len(self.styles), lambda number: self.styles[number][row : row + 1])
+        seeds = None if self.noise_seeds is None else self.noise_seeds[row : row + 1]
+        return replace(self, styles=styles, noise_seeds=seeds, batch=1)
+
+
+ROWS_FROM = 64
+"""Pixels from which on a CPU runs every row of a batch by itself: larger batches of features leave its caches."""
+MAPPED_BATCHES = 16
+"""Batches of codes whose w is remembered."""
+MAPPED_ROWS = 64
+"""The largest of them."""
 
 
 class StyleBased(Generator):
@@ -541,25 +579,66 @@ class StyleBased(Generator):
         )
         if stop is target:
             return lifted
-        return lifted.with_latent(torch.cat(self._read(lifted.latent), dim=1)[:, None], target)
+        return lifted.with_latent(torch.cat(list(self._read(lifted.latent)), dim=1)[:, None], target)
 
     def _map(self, codes: Codes) -> Tensor:
+        """Return w [batch, 1, dim] for codes in z; that of batches that came lately is remembered."""
         if self.label_names and codes.labels is None:
             self.encode_labels(None, len(codes))  # says which labels there are
-        return self.network.mapping(codes.latent[:, 0], codes.labels)[:, None]  # type: ignore[operator]
+        mapping, z, labels = self.network.mapping, codes.latent[:, 0], codes.labels
+        weights: list[Tensor] = list(mapping.parameters())  # type: ignore[union-attr]
+        needs_gradient = torch.is_grad_enabled() and any(each.requires_grad for each in (z, *weights))
+        if len(codes) > MAPPED_ROWS or needs_gradient or self.device.type != "cpu":
+            return mapping(z, labels)[:, None]  # type: ignore[operator]
+        lately: OrderedDict[bytes, Tensor] = kept(mapping, "mapped", OrderedDict, *weights)
+        content = [each.detach().contiguous().numpy().tobytes() for each in (z, labels) if each is not None]
+        key = hashlib.blake2b(b"".join(content)).digest()
+        w = lately.pop(key, None)
+        if w is None:
+            with torch.inference_mode(False), torch.no_grad():
+                w = mapping(z.clone(), labels)[:, None]  # type: ignore[operator]
+        lately[key] = w
+        while len(lately) > MAPPED_BATCHES:
+            lately.popitem(last=False)
+        return w
 
-    def _read(self, latent: Tensor) -> tuple[Tensor, ...]:
+    def _read(self, latent: Tensor) -> Sequence[Tensor]:
         """Return every style for w+ [batch, slots or 1, dim]."""
-        one = latent.shape[1] == 1
-        return tuple(
-            affine(latent[:, 0 if one else each.slot])
-            for each, affine in zip(self.styles, self._affines(), strict=True)
-        )
+        one, affines = latent.shape[1] == 1, self._affines()
+        return OnDemand(len(affines), lambda i: affines[i](latent[:, 0 if one else self.styles[i].slot]))
 
     def _inputs(self, codes: Codes) -> StyleInputs:
         latent = codes.latent
+        styles: Sequence[Tensor]
         if codes.space.name == "s":
-            styles = tuple(latent[:, 0].split([each.channels for each in self.styles], dim=1))
+            styles = latent[:, 0].split([each.channels for each in self.styles], dim=1)
         else:
             styles = self._read(self._map(codes) if codes.space.name == "z" else latent)
-        return StyleInputs(styles, codes.noise_seeds)
+        return StyleInputs(styles, codes.noise_seeds, len(codes))
+
+    # large features, row by row
+
+    def _first_large(self) -> int:
+        """Return the number of the first layer whose features a CPU computes for each row by itself."""
+        sizes = [layer.resolution for layer in self.layers]
+        return next((i for i, size in enumerate(sizes) if size >= ROWS_FROM), len(sizes))
+
+    def _by_rows(self, state: State, inputs: StyleInputs, stop: int) -> tuple[State, list[tuple[State, StyleInputs]]]:
+        """Run the layers that serve the batch together; return where they end, and the rows that go on alone."""
+        if inputs.batch == 1 or self.device.type != "cpu":
+            return super()._advanced(state, inputs, stop), []
+        state = super()._advanced(state, inputs, min(stop, self._first_large()))
+        if state.next >= stop:
+            return state, []
+        return state, [(state.rows([row]), inputs.row(row)) for row in range(inputs.batch)]
+
+    def _advanced(self, state: State, inputs: StyleInputs, stop: int) -> State:
+        state, rows = self._by_rows(state, inputs, stop)
+        return State.joined([super(StyleBased, self)._advanced(*row, stop) for row in rows]) if rows else state
+
+    def _painted(self, state: State, inputs: StyleInputs) -> Tensor:
+        stop = len(self.layers)
+        state, rows = self._by_rows(state, inputs, stop)
+        if not rows:
+            return self._image(state)
+        return torch.cat([self._image(super(StyleBased, self)._advanced(*row, stop)) for row in rows])

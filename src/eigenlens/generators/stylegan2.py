@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import PersistentModule
 from ..errors import UserError
+from ..frozen import convolved
 from ..generator import Layer, Layout, State, needs
 from .ops import (
     MappingNetwork,
@@ -309,6 +311,9 @@ class StyleGAN2(StyleBased):
             raise UserError(f"this file of {layout} lacks {error}; get a whole one") from error
         return cls.from_config(config, ours, **about)
 
+    def _arithmetic(self) -> AbstractContextManager[Any]:
+        return nullcontext()  # layers compute in the precision of the first features; styles and the image in float32
+
     def _layer(self, index: int, state: State, inputs: StyleInputs) -> State:
         name, style = self.layers[index].name, inputs.styles[index]
         block_name, _, kind = name.partition(".")
@@ -320,12 +325,12 @@ class StyleGAN2(StyleBased):
             rgb = block.torgb(x, style)
             return State(index + 1, x, rgb if image is None else doubled(image, taps) + rgb)
         if index == 0:
-            x = block.const.expand(len(inputs), -1, -1, -1)
+            x = block.const.to(self._dtype).expand(inputs.batch, -1, -1, -1)
         assert x is not None
         is_residual = block.skip is not None
         gain = math.sqrt(0.5) if is_residual else 1.0
         if kind == "conv0" and is_residual:
-            branch = doubled(F.conv2d(x, block.skip), taps) * gain
+            branch = doubled(convolved(x, block.skip), taps) * gain
         layer: StyledConvolution = getattr(block, kind)
         noise = noise_input(inputs.noise_seeds, layer.noise, index, layer.resolution)
         x = layer(x, style, taps, noise, gain if kind == "conv1" else 1.0)
