@@ -379,7 +379,7 @@ class Results:
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Write one line at the end, whole, whoever else writes."""
-        text = json.dumps(_plain(line), ensure_ascii=False, allow_nan=False) + "\n"
+        text = json.dumps(plain_json(line), ensure_ascii=False, allow_nan=False) + "\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "ab+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -404,14 +404,14 @@ def address_key(address: Mapping[str, Any]) -> str:
     return json.dumps(address, sort_keys=True)
 
 
-def _plain(value: Any) -> Any:
+def plain_json(value: Any) -> Any:
     """Return JSON's own kinds; numbers that are not finite become null."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
+        return {str(key): plain_json(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
+        return [plain_json(each) for each in value]
     if isinstance(value, (torch.Tensor, np.ndarray, np.generic)):
-        return _plain(value.tolist())
+        return plain_json(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
@@ -544,23 +544,32 @@ class Comparison:
         any_direction = Directions(torch.eye(width)[:1, None], space, ("any",))
         return measure_yardstick(generator, any_direction, open_reader(self.grid.reader))
 
-    def found(self, fit: Fit) -> tuple[Generator, Directions, Profile]:
-        """Return a fit's network, its directions with σ, effect and limits, and their profile; made once, then read."""
-        generator = self.open(fit.source)
-        path = self.folder / "directions" / f"{fit.key(k=self.grid.k)}.safetensors"
+    def directions_file(self, fit: Fit, *, k: int | None = None) -> Path:
+        """Return where the directions of a fit lie."""
+        return self.folder / "directions" / f"{fit.key(k=k or self.grid.k)}.safetensors"
+
+    def found(self, fit: Fit, *, k: int | None = None) -> tuple[Generator, Directions, Profile]:
+        """Return a fit's network, its directions with σ, effect and limits, and their profile; made once, then read.
+
+        Args:
+            fit: which.
+            k: how many directions to keep; by default as the grid says.
+        """
+        k = k or self.grid.k
+        generator, path = self.open(fit.source), self.directions_file(fit, k=k)
         if path.exists():
             directions = Directions.load(path, generator=generator)
         else:
-            method = fit.method.make(METHODS, n_directions=self.grid.k, reader=self.grid.reader)
+            method = fit.method.make(METHODS, n_directions=k, reader=self.grid.reader)
             began = time.process_time()
-            found = method.fit(generator, seed=fit.seed, run=self.folder / "runs" / fit.key(k=self.grid.k))
+            found = method.fit(generator, seed=fit.seed, run=self.folder / "runs" / path.stem)
             cost = time.process_time() - began
-            found = most_important(found.in_sigma(generator.space(found.space)), self.grid.k)
+            found = most_important(found.in_sigma(generator.space(found.space)), k)
             directions = calibrate(generator, found)
             fields = {**directions.fields, "fit_cpu_seconds": torch.full((len(directions),), cost)}
             directions = directions.with_figures(fields=fields)
             directions.save(path, force=True)
-        return generator, directions, self.profile(fit.key(k=self.grid.k), fit.source, directions)
+        return generator, directions, self.profile(path.stem, fit.source, directions)
 
     def profile(self, key: str, source: str, directions: Directions) -> Profile:
         """Return the profile of some directions, read from its file or measured."""

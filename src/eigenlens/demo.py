@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from .errors import UserError
 from .files import write_text
 from .generator import Generator, load_generator
 from .method import METHODS, find_directions
+from .page import code_block, escape, page, table
 from .sheet import sheet
 
 GENERATOR = "toonfaces"
@@ -180,44 +180,18 @@ def _strips(generator: Generator, name: str, found: Directions, out: Path) -> Se
     return Section(f"What {name} finds, within its limits", file, command, tuple(figures(found)))
 
 
-def _table(rows: list[dict[str, Any]] | tuple[dict[str, Any], ...]) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in rows[0])
-    body = "".join(
-        "<tr>"
-        + "".join(f"<td>{'-' if cell is None else html.escape(str(cell))}</td>" for cell in row.values())
-        + "</tr>"
-        for row in rows
-    )
-    return f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
 def _page(generator: Generator, axes: Directions, sections: list[Section], alike: list[dict[str, Any]]) -> str:
     shown = "".join(
-        f"<figure><figcaption>{html.escape(each.title)}</figcaption>"
-        f'<a href="{each.file}"><img src="{each.file}" alt="{html.escape(each.title)}"></a>'
-        f"<code>{html.escape(each.command)}</code>{_table(each.rows) if each.rows else ''}</figure>"
+        f"<figure><figcaption>{escape(each.title)}</figcaption>"
+        f'<a href="{each.file}"><img src="{each.file}" alt="{escape(each.title)}"></a>'
+        f"{code_block(each.command)}{table(each.rows) if each.rows else ''}</figure>"
         for each in sections
     )
-    return _PAGE.format(name=html.escape(generator.name), axes=_table(_short(axes)), alike=_table(alike), figures=shown)
+    body = _BODY.format(name=escape(generator.name), axes=table(_short(axes)), alike=table(alike), figures=shown)
+    return page(f"{generator.name}: axes that mean something", body)
 
 
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{name}: axes that mean something</title>
-<style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
-figure {{ margin: 2rem 0; }}
-figcaption {{ font-weight: 600; margin-bottom: .5rem; }}
-img {{ max-width: 100%; height: auto; display: block; }}
-code {{ display: block; margin-top: .5rem; padding: .5rem .75rem; white-space: pre-wrap; overflow-wrap: anywhere;
-  background: color-mix(in srgb, currentColor 8%, transparent); border-radius: .3rem; font-size: .85rem; }}
-.films {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: 0 1.5rem; }}
-.table {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
-th, td {{ text-align: left; padding: .15rem 1rem .15rem 0; white-space: nowrap; }}
-</style></head><body>
-<h1>{name}</h1>
+_BODY = """<h1>{name}</h1>
 <p>An EigenGAN learns an orthonormal basis in every layer. Nobody told it what skin tone or a hair style is; the axes
 below came out of the training. Each picture stands over the command that makes it again.</p>
 {figures}
@@ -228,5 +202,4 @@ is what papers print as importance; beside it stands that share before training,
 <h2>How alike are the methods?</h2>
 <p>Mean |cos| of the best matching between two sets of directions, and in brackets what random directions give.</p>
 {alike}
-</body></html>
 """

@@ -132,7 +132,7 @@ def directions(
     if keep is not None:
         found = found[_chosen(found, keep)]
     if rename:
-        found = found.renamed(dict(_pair(each) for each in rename))
+        found = found.renamed(dict(pair(each) for each in rename))
     if flip is not None:
         found = found.flipped([each.strip() for each in flip.split(",")])
     if orthogonalise or against:
@@ -151,7 +151,12 @@ def directions(
         print(export_directions(found, out, format, generator=g, force=force))
 
 
-def _pair(text: str) -> tuple[str, str]:
+def pair(text: str) -> tuple[str, str]:
+    """Read `OLD=NEW`.
+
+    Raises:
+        UserError: where it is none.
+    """
     left, equals, right = text.partition("=")
     if not (left and equals and right):
         raise UserError(f"{text!r} is no pair; write OLD=NEW")
@@ -172,7 +177,7 @@ def _chosen(found: Directions, text: str) -> list[int]:
 
 def _composed(found: Directions, text: str, generator: Generator) -> Directions:
     """Return the direction that `NEW=0.9*smile+0.4*age` means, in σ."""
-    name, recipe = _pair(text)
+    name, recipe = pair(text)
     weights: dict[int | str, float] = {}
     for term in recipe.replace("-", "+-").strip("+").split("+"):
         weight, star, direction = term.partition("*")
