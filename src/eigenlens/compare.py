@@ -50,6 +50,8 @@ from .reader import open_reader
 RESULTS = "results.jsonl"
 ORACLE = "oracle"
 """Method of the oracle's row: the coordinate axes of a generator whose coordinates are the true factors."""
+ORACLE_LIMITS = (-4.0, 4.0)
+"""σ within which an oracle's directions are walked: whatever it draws is real, so it has no edge to measure."""
 MIN_REPLICATES = 5
 """Generators, or else method seeds, below which no claim of order is made: with fewer, all of them fall on one side by
 chance more often than one time in sixteen."""
@@ -560,11 +562,13 @@ class Comparison:
         if path.exists():
             directions = Directions.load(path, generator=generator)
         else:
-            method = fit.method.make(METHODS, n_directions=k, reader=self.grid.reader)
+            method = fit.method.make(METHODS, n_directions=k, reader=self.grid.reader, measured=False)
             began = time.process_time()
             found = method.fit(generator, seed=fit.seed, run=self.folder / "runs" / path.stem)
             cost = time.process_time() - began
             found = most_important(found.in_sigma(generator.space(found.space)), k)
+            if fit.is_oracle:
+                found = found.with_figures(limits=torch.tensor([ORACLE_LIMITS] * len(found)))
             directions = calibrate(generator, found)
             fields = {**directions.fields, "fit_cpu_seconds": torch.full((len(directions),), cost)}
             directions = directions.with_figures(fields=fields)
@@ -680,12 +684,18 @@ def _summary(
         nested_bootstrap(values) if done else None,
         mean([line["dead"] for _, line in done]),
         mean([line["directions"]["k"] for _, line in done]),
-        mean([line["details"]["chance"] for _, line in done if _is_number(line["details"].get("chance"))]),
+        mean([chance for _, line in done if math.isfinite(chance := chance_of(line))]),
         "done" if done else first.get("status", "missing"),
         first.get("reason", "" if done else "not computed yet"),
         first.get("command", cells[0][1].command(grid, Path("comparison"))),
         {name: mean(numbers) for name, numbers in further.items()},
     )
+
+
+def chance_of(line: Mapping[str, Any]) -> float:
+    """Return what chance gives by a score's own account: its `chance` or `null`; NaN where it has none."""
+    told = [line["details"].get(name) for name in ("chance", "null")]
+    return next((float(each) for each in told if _is_number(each)), math.nan)
 
 
 def further_figures(line: Mapping[str, Any]) -> dict[str, float]:

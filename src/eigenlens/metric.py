@@ -71,7 +71,11 @@ class Score:
 
 @runtime_checkable
 class Metric(Protocol):
-    """A way to judge directions: a frozen dataclass of hyper-parameters, and `score`."""
+    """A way to judge directions: a frozen dataclass of hyper-parameters, and `score`.
+
+    One that no strength enters says so with a class variable, `uses_strength = False`; a comparison then measures it
+    once instead of at every calibration.
+    """
 
     name: ClassVar[str]
     """The name in the table."""

@@ -159,7 +159,9 @@ class Numbers:
             }
         )
         is_bad = "" if summary.interval else ' class="none"'
-        return f"<button{is_bad} data-number={len(self.kept) - 1}>{escape(cell_text(summary))}</button>"
+        mean, _, more = cell_text(summary).partition(" ")
+        small = f"<small>{escape(more)}</small>" if more else ""
+        return f"<button{is_bad} data-number={len(self.kept) - 1}>{escape(mean)}{small}</button>"
 
 
 # --- sections ---------------------------------------------------------------------------------------------------------
@@ -182,8 +184,9 @@ gives it again. On this page: {links}.</p>
 <p>One σ shows little on one direction and much on another, so every metric measures at four strengths:
 <b>native</b>, {targets["native"]:g} σ; <b>change</b>, where images have changed by {targets["change"]:g} of the mean
 distance between two samples; <b>attribute</b>, where the attribute that a direction moves most has changed by
-{targets["attribute"]:g} standard deviations; <b>realism</b>, where images have gone {targets["realism"]:g} of the way
-to the edge of the generator's own range. A direction that does not get there within its limits is called dead.</p>"""
+{targets["attribute"]:g} of its standard deviation; <b>realism</b>, where images have gone {targets["realism"]:g} of the
+way to the edge of the generator's own range. A direction that does not get there within its limits is called
+dead.</p>"""
 
 
 def _metrics(summaries: Sequence[Summary], numbers: Numbers) -> str:
@@ -206,7 +209,8 @@ def _metrics(summaries: Sequence[Summary], numbers: Numbers) -> str:
         note = f'<p class="note">By chance: {shown(chance)}.</p>' if chances else ""
         chart = dot_chart(dots, x_label=metric, reference=chance) if dots else ""
         pieces.append(
-            f"<h3>{escape(metric)}</h3>{table(list(rows.values()), is_html=True)}{note}<div class=charts>{chart}</div>"
+            f"<h3>{escape(metric)}</h3><div class=pair><div>{table(list(rows.values()), is_html=True)}{note}</div>"
+            f"{chart}</div>"
         )
     return "".join(pieces)
 
@@ -266,7 +270,7 @@ def _against_cost(summaries: Sequence[Summary], found: Sequence[Found]) -> str:
     spent = {
         each.fit.label: float(each.directions.fields["fit_cpu_seconds"][0])
         for each in found
-        if "fit_cpu_seconds" in each.directions.fields
+        if "fit_cpu_seconds" in each.directions.fields and not each.fit.is_oracle
     }
     charts = []
     for metric in dict.fromkeys(each.metric for each in summaries):
@@ -301,7 +305,8 @@ def _heat(found: Sequence[Found]) -> str:
         return ""
     return f"""<h3>Attributes and directions</h3>
 <p>How much each attribute changes from one side to the other, at equal change of images, in its standard deviations
-among samples. Orange: up; blue: down; full colour from {HEAT_BOUND:g} on.</p>{"".join(pieces)}"""
+among samples. Orange: up; blue: down; full colour from {HEAT_BOUND:g} on.</p>
+<div class="maps">{"".join(pieces)}</div>"""
 
 
 def _alike(found: Sequence[Found]) -> str:
@@ -346,7 +351,9 @@ def _card(passport: Passport) -> str:
         ("σ", shown(float(directions.sigma[k]))),
         ("limits", f"{low:+.2g} … {high:+.2g} σ" if math.isfinite(low) else "changes nothing"),
         ("effect", f"{shown(row['effect'])} per σ"),
-        ("quality", shown(row["quality"])),
+        _reproducibility(directions, k),
+        ("purity", shown(next((part.share for part in proposal.parts if part.is_sure), None), 2)),
+        ("side effects", f"{sum(abs(part.change) for part in proposal.parts[1:]):.2f} SD"),
         ("p against random", shown(proposal.p)),
     ]
     for name, strengths in passport.strengths.items():
@@ -361,6 +368,14 @@ def _card(passport: Passport) -> str:
 <img src="{passport.strip}" alt="strip of {escape(directions.names[k])} across its limits" loading="lazy">
 <p class="note">{escape(proposal.evidence)}</p><dl>{listed}</dl>{changes}
 <details><summary>command</summary>{code_block(passport.command)}</details></article>"""
+
+
+def _reproducibility(directions: Directions, which: int) -> tuple[str, str]:
+    """Return how far a direction can be trusted, under the name of the figure that its method has."""
+    for name, figure in (("split half", directions.split_half), ("agreement", directions.agreement)):
+        if math.isfinite(float(figure[which])):
+            return name, shown(float(figure[which]))
+    return "split half", "-"
 
 
 # --- gathering --------------------------------------------------------------------------------------------------------
@@ -378,7 +393,7 @@ def _found(comparison: Comparison, group: str) -> list[Found]:
             generator, directions, profile = comparison.found(fit)
         except Exception:
             continue
-        null = null_purities(comparison, fit.source, directions.space)
+        null = [] if fit.is_oracle else null_purities(comparison, fit.source, directions.space)
         strengths = {name: profile.strengths_at(name, grid.targets[name]) for name in CALIBRATIONS}
         proposals = propose(directions, profile, strengths["change"], null=null)
         file = comparison.directions_file(fit)

@@ -129,6 +129,7 @@ class Mig:
     n_null: int = 20
     """Shuffles that tell the null."""
     name: ClassVar[str] = "mig_pixels_3k_v1"
+    uses_strength: ClassVar[bool] = False
 
     def score(self, generator: Generator, directions: Directions, *, seed: int = 0) -> Score:
         """Draw samples, read them, and compute the gap."""
@@ -224,6 +225,7 @@ class Sap:
     n: int = 3000
     """Samples."""
     name: ClassVar[str] = "sap_pixels_3k_v1"
+    uses_strength: ClassVar[bool] = False
 
     def score(self, generator: Generator, directions: Directions, *, seed: int = 0) -> Score:
         """Draw samples, read them, and compute the gap."""
@@ -281,6 +283,7 @@ class Dci:
     n: int = 3000
     """Samples, of which the last third tests."""
     name: ClassVar[str] = "dci_pixels_3k_v1"
+    uses_strength: ClassVar[bool] = False
 
     def score(self, generator: Generator, directions: Directions, *, seed: int = 0) -> Score:
         """Draw samples, read them, fit trees, and compute the three.

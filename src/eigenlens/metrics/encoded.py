@@ -172,6 +172,7 @@ class FactorVae:
     n_test: int = 1500
     """Votes that test it."""
     name: ClassVar[str] = "factor_vae_toonfaces_v1"
+    uses_strength: ClassVar[bool] = False
 
     def score(self, generator: Generator, directions: Directions, *, seed: int = 0) -> Score:
         """Encode pictures, draw groups, and compute the accuracy."""
@@ -197,6 +198,7 @@ class BetaVae:
     n_test: int = 1500
     """Votes that test it."""
     name: ClassVar[str] = "beta_vae_toonfaces_v1"
+    uses_strength: ClassVar[bool] = False
 
     def score(self, generator: Generator, directions: Directions, *, seed: int = 0) -> Score:
         """Encode pictures, draw groups, and compute the accuracy."""

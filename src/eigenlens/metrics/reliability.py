@@ -42,6 +42,7 @@ class SeedStability:
     n_seeds: int = 2
     """Further seeds."""
     name: ClassVar[str] = "seed_stability_v1"
+    uses_strength: ClassVar[bool] = False
 
     def score(self, generator: Generator, directions: Directions, *, seed: int = 0) -> Score:
         """Run the method again and match; `seed` moves the further seeds, and fixes the null.

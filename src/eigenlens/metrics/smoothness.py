@@ -42,6 +42,7 @@ class PerceptualPathLength:
     n: int = 50_000
     """Pairs."""
     name: ClassVar[str] = "ppl2_wend_v1"
+    uses_strength: ClassVar[bool] = False
 
     def score(self, generator: Generator, directions: Directions, *, seed: int = 0) -> Score:
         """Draw pairs and compute the mean.
@@ -79,6 +80,7 @@ class PerceptualPathLength2k(PerceptualPathLength):
     n: int = 2000
     """Pairs."""
     name: ClassVar[str] = "ppl_2k_v1"
+    uses_strength: ClassVar[bool] = False
 
 
 def path_starts(generator: Generator, space: str, n: int, *, seed: int, start: int) -> tuple[Codes, Codes]:
