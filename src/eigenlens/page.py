@@ -94,7 +94,7 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
         [0.0, 20.0, 40.0]
     """
     span = max(high - low, 1e-12)
-    size = 10 ** math.floor(math.log10(span / most))
+    size = 10.0 ** math.floor(math.log10(span / most))
     step = next(size * each for each in (1, 2, 5, 10, 20) if span / (size * each) <= most)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
