@@ -28,11 +28,11 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 RANKS = {
     0: ("distance", "errors", "files", "frozen", "images", "inference", "page", "registry", "runtime"),
-    1: ("checkpoint", "codes", "photo", "unpickle"),
+    1: ("checkpoint", "codes", "photo", "tuning", "unpickle"),
     2: ("directions", "generator"),
     3: (
-        "algebra", "edit", "effect", "encoder", "exchange", "method", "metric", "profile", "reader",
-        "reconstructor", "sheet", "teach",
+        "algebra", "edit", "effect", "encoder", "exchange", "method", "metric", "profile", "reader", "reconstructor",
+        "sheet", "teach",
     ),
     4: ("generators", "methods", "metrics", "readers"),
     5: (

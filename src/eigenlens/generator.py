@@ -286,6 +286,10 @@ class Generator:
         """
         raise Unsupported(f"{self.family} has no axes of its own; find some with a method, e.g. --method sefa")
 
+    def holds_axes(self, weight: str) -> bool:
+        """Tell whether a weight, by its name, spans axes of the generator's own: tuning leaves those as they are."""
+        return False
+
     # what every generator does
 
     @property
@@ -560,6 +564,38 @@ class Generator:
         """Return what results remember of this generator."""
         return {"name": self.name, "family": self.family, "weights": self.weight_hash}
 
+    # other weights
+
+    def refresh(self) -> None:
+        """Compute again what the weights fix: for those who change them."""
+        if hasattr(self.network, "prepare"):
+            with torch.inference_mode(False):
+                self.network.prepare()  # type: ignore[operator]
+
+    def moved_by(self, deltas: Mapping[str, Tensor]) -> Generator:
+        """Return another generator, whose weights lie `deltas` beside these, by name in the network's state.
+
+        It answers with this one's identity: codes, directions and encoders of this one are meant to work on it.
+
+        Raises:
+            UserError: where a name or shape does not fit.
+            Unsupported: where the family cannot be rebuilt from its weights.
+        """
+        tensors = {key: value.detach().clone() for key, value in self.network.state_dict().items()}
+        for name, delta in deltas.items():
+            if name not in tensors or tensors[name].numel() != delta.numel():
+                raise UserError(
+                    f"{self.name} has no weight {name!r} of {delta.numel():,} numbers; use its own generator"
+                )
+            tensors[name] = tensors[name] + delta.reshape(tensors[name].shape).to(tensors[name])
+        try:
+            made = type(self).from_config(self.config, tensors, name=self.name, origin=self.origin)
+        except NotImplementedError as error:
+            raise Unsupported(f"{self.family} generator {self.name!r} cannot be rebuilt from its weights") from error
+        made.axis_names, made.label_names = self.axis_names, self.label_names
+        made.__dict__["weight_hash"] = self.weight_hash
+        return made.to(self.device)
+
     # our own files
 
     def save(
@@ -680,6 +716,11 @@ def named_path(name: str) -> Path:
 def _open_path(path: Path, *, name: str, options: Mapping[str, Any]) -> Generator:
     if path.is_dir() and _is_ours(path):
         return _open_folder(path, name=name, options=options)
+    if path.suffix == ".safetensors":
+        from .tuning import is_tuning
+
+        if is_tuning(path):
+            return _open_tuned(path, options)
     return _open_foreign(path, name=name, options=options)
 
 
@@ -717,6 +758,27 @@ def _open_folder(folder: Path, *, name: str, options: Mapping[str, Any]) -> Gene
     if config.get("label_names"):
         generator.label_names = tuple(config["label_names"])
     return generator
+
+
+def _open_tuned(path: Path, options: Mapping[str, Any]) -> Generator:
+    """Open the generator that a tuning moves, as data alone, and move it."""
+    from .tuning import Tuning
+
+    tuning = Tuning.load(path)
+    places = [Path(tuning.source), path.parent / tuning.source]
+    place = next((each for each in places if each.exists()), None)
+    if tuning.source in NAMED:
+        base = _open_folder(named_path(tuning.source), name=tuning.source, options=options)
+    elif place is not None and not (place.is_file() and place.samefile(path)):
+        base = _open_path(place, name=place.stem, options=options)
+    else:
+        raise UserError(
+            f"{path} moves {tuning.generator.get('name')}, which is not at {tuning.source or 'any known place'}; "
+            "put it there, or open it and call moved_by(Tuning.load(path).deltas())"
+        )
+    if base.weight_hash != tuning.generator.get("weights"):
+        raise UserError(f"{path} moves another {tuning.generator.get('name')} than the one at {tuning.source}")
+    return base.moved_by(tuning.deltas())
 
 
 def _open_foreign(path: Path, *, name: str, options: Mapping[str, Any]) -> Generator:

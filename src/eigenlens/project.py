@@ -20,16 +20,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-from . import runtime
+from . import __version__, runtime
 from .codes import Codes, Space, concatenate
 from .distance import DISTANCES, pixel_distance, psnr, ssim
 from .encoder import Encoder, find_encoder
-from .errors import UserError, unknown_name
-from .generator import Generator
+from .errors import Unsupported, UserError, unknown_name
+from .generator import NAMED, Generator
 from .images import from_uint8, grid
 from .photo import Photo
+from .tuning import LEFT, RIGHT, WHOLE, Tuning
 
 STARTS = ("auto", "encoder", "samples", "mean")
 TYPICAL_SAMPLES = 1024  # codes, of which the far ones say how far codes lie at all
@@ -304,6 +306,184 @@ def best_samples(
 def _mean(generator: Generator, space: Space, n: int, label: Any) -> Codes:
     latent = space.colour(torch.zeros(n, space.slots, space.dim))
     return Codes(space, latent, generator.encode_labels(label, n))
+
+
+# --- tuning -----------------------------------------------------------------------------------------------------------
+
+
+def tune(
+    generator: Generator,
+    projection: Projection,
+    *,
+    steps: int = 100,
+    rank: int = 4,
+    weights: bool = True,
+    noise: bool = False,
+    distances: Sequence[str] = ("pixels",),
+    learning_rate: float = 0.03,
+    locality: float = 0.1,
+    seed: int = 0,
+    callback: Callable[[int, int, float], None] | None = None,
+) -> tuple[Tuning, Projection]:
+    """Move the weights a little, so that the codes of a projection show their photos: pivotal tuning.
+
+    All photos of the projection share one tuning. `generator` stays as it is. Ctrl-C ends it early.
+
+    Args:
+        generator: the one of the projection; any family that is rebuilt from its weights.
+        projection: what `project` gave; its codes stay.
+        steps: how often a batch of photos is compared with its images.
+        rank: of what is added to each matrix or kernel; the file grows with it. The subspaces of an EigenGAN stay,
+            so that its axes do.
+        weights: whether weights move.
+        noise: whether the stored noise maps do; they are held white by the published penalty.
+        distances: names in `DISTANCES`, summed; `pixels` is always among them.
+        learning_rate: of Adam; weights move in units of their own root mean square.
+        locality: weight of the distance between images before and after at codes on the way from a photo's to a
+            sample's, which keeps the rest of the space, and so edits, as they were.
+        seed: fixes the factors' start and the samples.
+        callback: is given the step, the number of steps and the distance.
+
+    Returns:
+        The tuning, and the projection as the tuned generator shows it.
+
+    Raises:
+        UserError: on arguments that do not fit; Unsupported where the family has nothing to tune.
+
+    Source:
+        Roich 2021, equations 2 to 4 (there the point for locality lies at a fixed length from the pivot; here at a
+        third to two thirds of the way); Karras 2020, appendix D, for the noise.
+    """
+    names = _distance_names(distances)
+    measures = [DISTANCES[name] for name in names]
+    if not (weights or noise) or rank < 1 or steps < 0:
+        raise UserError("tuning needs weights or noise to move, a rank from 1 and steps from 0")
+    worker = generator.moved_by({})
+    maps = _freed_noise(worker) if noise else {}
+    factors = _factorised(worker, rank, seed) if weights else {}
+    parameters = [each for pair in factors.values() for each in pair] + list(maps.values())
+    optimiser = torch.optim.Adam(parameters, learning_rate)
+    goals, codes = projection.goals.to(generator.device), projection.codes.to(generator.device)
+    size, done = min(generator.batch_size, 8), 0
+    others = generator.sample(
+        max(steps, 1), seed=seed, space=codes.space.name, label="random" if generator.label_names else None
+    ).to(generator.device)
+    shares = torch.from_numpy(runtime.draw(max(steps, 1), 1, seed=seed, stream="locality", law="uniform")[:, 0])
+    try:
+        for step in range(steps):
+            rows = [(step * size + row) % len(codes) for row in range(min(size, len(codes)))]
+            worker.refresh()
+            made = worker(codes[rows])
+            distance = torch.stack([measure(made, goals[rows]) for measure in measures]).sum(0).mean()
+            loss = distance
+            if locality:
+                share = 1 / 3 + float(shares[step]) / 3
+                between = others[step].latent.expand(-1, codes.space.slots, -1)
+                here = codes[rows[0]]
+                near = here.with_latent(here.latent + share * (between - here.latent))
+                with torch.no_grad():
+                    before = generator(near)
+                loss = loss + locality * pixel_distance(worker(near), before).mean()
+            for each in maps.values():
+                loss = loss + 1e-1 * noise_penalty(each / each.detach().square().mean().sqrt().clamp(min=1e-12))
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.param_groups[0]["lr"] = learning_rate * schedule((step + 1) / steps)
+            optimiser.step()
+            done = step + 1
+            if callback is not None:
+                callback(done, steps, float(distance.detach()))
+    except KeyboardInterrupt:
+        pass
+    tensors = _moved(generator, factors, maps)
+    source = generator.name if generator.name in NAMED else generator.origin.source
+    about = {
+        "steps": done, "rank": rank, "weights": weights, "noise": noise, "distances": names, "seed": seed,
+        "learning_rate": learning_rate, "locality": locality, "version": __version__,
+    }  # fmt: skip
+    tuning = Tuning(tensors, generator.identity(), source, about)
+    tuned = generator.moved_by(tuning.deltas())
+    shown = tuned.render(codes)
+    figures, notes = judge(tuned, codes, shown, goals, distances=names)
+    return tuning, replace(projection, images=shown, figures=figures, notes=notes)
+
+
+class _Moved(nn.Module):
+    """Adds a thin product to a weight, in units of the weight's root mean square."""
+
+    def __init__(self, weight: Tensor, rank: int, rng: np.random.Generator) -> None:
+        super().__init__()
+        rows, rest = weight.shape[0], weight[0].numel()
+        rank = min(rank, rows, rest)
+        scale = float(weight.detach().square().mean().sqrt()) / math.sqrt(rank)
+        self.register_buffer("scale", torch.tensor(scale))
+        drawn = rng.standard_normal((rank, rest), np.float32)
+        self.left = nn.Parameter(torch.zeros(rows, rank))  # begins at 0: the generator as it was
+        self.right = nn.Parameter(torch.from_numpy(drawn))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + (self.scale * (self.left @ self.right)).view_as(weight)  # type: ignore[operator]
+
+
+def _factorised(worker: Generator, rank: int, seed: int) -> dict[str, tuple[nn.Parameter, nn.Parameter, Tensor]]:
+    """Let every matrix and kernel of a generator move by a thin product: name -> (left, right, scale)."""
+    factors = {}
+    for path, module in list(worker.network.named_modules()):
+        for name, weight in list(module.named_parameters(recurse=False)):
+            whole = f"{path}.{name}" if path else name
+            if weight.ndim < 2 or not bool(weight.detach().any()) or worker.holds_axes(whole):
+                continue
+            moved = _Moved(weight, rank, runtime.generator_for(seed, f"tuning/{whole}")).to(worker.device)
+            parametrize.register_parametrization(module, name, moved, unsafe=True)
+            factors[whole] = (moved.left, moved.right, moved.scale)
+    if not factors:
+        raise Unsupported(f"{worker.name} has no matrix or kernel that could be tuned")
+    return factors  # type: ignore[return-value]
+
+
+def _freed_noise(worker: Generator) -> dict[str, Tensor]:
+    """Let the stored noise maps of a generator take gradients: name -> map."""
+    maps = {}
+    for path, module in worker.network.named_modules():
+        stored = module._buffers.get("noise")
+        if isinstance(stored, Tensor) and stored.ndim >= 2:
+            module._buffers["noise"] = maps[f"{path}.noise"] = stored.detach().clone().requires_grad_()
+    if not maps:
+        raise Unsupported(f"{worker.name} stores no noise maps; leave noise out")
+    return maps
+
+
+def noise_penalty(noise: Tensor) -> Tensor:
+    """Return how far a noise map [..., size, size] of unit variance is from white, on scales that halve down to 8 px.
+
+    Source:
+        Karras 2020, appendix D: the squared mean product with the map shifted by one pixel, both ways; averages of
+        2x2 pixels are multiplied by 2, which keeps white noise of unit variance.
+    """
+    x = noise.reshape(1, 1, *noise.shape[-2:])
+    total = x.new_zeros(())
+    while True:
+        total = total + (x * x.roll(1, 3)).mean().square() + (x * x.roll(1, 2)).mean().square()
+        if x.shape[-1] <= 8:
+            return total
+        x = F.avg_pool2d(x, 2) * 2
+
+
+def _moved(
+    generator: Generator, factors: dict[str, tuple[nn.Parameter, nn.Parameter, Tensor]], maps: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return the tensors of a tuning: what never got a gradient has not moved, and is left out."""
+    tensors: dict[str, Tensor] = {}
+    for name, (left, right, scale) in factors.items():
+        if left.detach().any():
+            tensors[name + LEFT], tensors[name + RIGHT] = left.detach() * scale, right.detach()
+    state = generator.network.state_dict()
+    for name, noise in maps.items():
+        whole, before = noise.detach(), state[name]
+        # mean and variance as they were, as after every step of the published method
+        whole = (whole - whole.mean()) / whole.std().clamp(min=1e-12) * before.std() + before.mean()
+        tensors[name + WHOLE] = whole - before
+    return tensors
 
 
 # --- how good it is ---------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from ..files import refuse_existing
 from ..photo import Photo, can_find_landmarks, find_landmarks, open_photo, parse_landmarks
 from ..project import Progress, projection_sheet
 from ..project import project as project_images
+from ..project import tune as tune_weights
 from ..training.encoder import EncoderTraining, train_encoder
 from .words import HERE, Machine, command_line
 
@@ -42,6 +43,8 @@ def project(
     prior: float = 1e-3,
     learning_rate: float = 0.1,
     label: str | None = None,
+    tune: int = 0,
+    tune_noise: bool = False,
     align: Literal["auto", "ffhq", "none"] = "auto",
     landmarks: str | None = None,
     machine: Machine = HERE,
@@ -66,6 +69,9 @@ def project(
         prior: weight that keeps codes where edits work; less comes closer to the photo.
         learning_rate: in standard deviations a step.
         label: index or name of the class.
+        tune: steps of pivotal tuning, 0 for none; the weights' change is a file of its own beside the codes, as
+            .tuning.safetensors, which opens as a generator; 100 do much.
+        tune_noise: with --tune, let the stored noise maps move too.
         align: cut faces as FFHQ does (needs --landmarks, or the extra `faces`); auto does so where it can, for
             generators that want it.
         landmarks: 'x,y x,y x,y x,y x,y' of the left eye, right eye, nose, left and right corner of the mouth as one
@@ -73,8 +79,8 @@ def project(
         machine: how the generator is opened.
         force: replace files that exist; never a photo.
     """
-    report = report or out.with_suffix(".png")
-    for path in (out, report):
+    report, tuned = report or out.with_suffix(".png"), out.with_suffix(".tuning.safetensors")
+    for path in (out, report, *([tuned] if tune else [])):
         if any(path.resolve() == photo.resolve() for photo in photos):
             raise UserError(f"{path} is one of the photos, which are never replaced; choose another name")
         refuse_existing(path, force=force)
@@ -88,25 +94,35 @@ def project(
         start=Encoder.load(encoder, g) if encoder else start, n_samples=samples, distances=distance, prior=prior,
         learning_rate=learning_rate, label=label, callback=_bar(),
     )  # fmt: skip
+    after = found
+    if tune and not found.is_stopped:
+        tuning, after = tune_weights(g, found, steps=tune, noise=tune_noise, distances=distance, seed=seed)
+        tuning.save(tuned, force=force)
     again = command_line(
         "project", *map(str, photos), generator=generator, out=out, space=space,
         layers=None if layers == "all" else layers, steps=steps, seed=seed, start=start, encoder=encoder,
-        samples=samples, prior=prior, learning_rate=learning_rate, label=label, align=align, landmarks=landmarks,
+        samples=samples, prior=prior, learning_rate=learning_rate, label=label, tune=tune or None,
+        tune_noise=tune_noise, align=align, landmarks=landmarks,
     ) + "".join(f" --distance {each}" for each in distance)  # fmt: skip
-    notes = [(*cut.notes, *of_code) for cut, of_code in zip(cuts, found.notes, strict=True)]
+    notes = [(*cut.notes, *of_code) for cut, of_code in zip(cuts, after.notes, strict=True)]
     rows: list[dict[str, Any]] = [
         {"photo": cut.name, **{name: round(value, 4) for name, value in figures.items()}, "notes": list(of_photo)}
         for cut, figures, of_photo in zip(cuts, found.table(), notes, strict=True)
     ]
+    for row, figures in zip(rows, after.table() if after is not found else (), strict=False):
+        row |= {f"tuned_{name}": round(figures[name], 4) for name in ("psnr", "ssim")}
     about = {"photos": rows, "steps": found.steps, "command": again, "version": __version__}
     save_codes(found.codes, out, g, about=about, force=force)
-    sheet = projection_sheet(cuts, found, notes)
+    sheet = projection_sheet(cuts, after, notes)
     pictures.save(sheet, report, recipe={"version": 1, "command": again}, force=force)
     for row in rows:
         shown = f"{row['photo']}: {row['psnr']:.1f} dB, SSIM {row['ssim']:.2f}, {row['explained']:.0%} explained"
+        shown += f"; tuned {row['tuned_psnr']:.1f} dB, SSIM {row['tuned_ssim']:.2f}" if "tuned_psnr" in row else ""
         print("; ".join([shown, *row["notes"]]))
     print(out)
     print(report)
+    if after is not found:
+        print(tuned)
     if found.is_stopped:
         sys.stderr.write(f"eigenlens project: stopped after {found.steps} steps; the best so far is in {out}\n")
         return 130

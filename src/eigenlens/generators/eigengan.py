@@ -424,6 +424,10 @@ class EigenGAN(Generator):
             matrices[part.name] = StyleMatrix(weight, part)
         return matrices
 
+    def holds_axes(self, weight: str) -> bool:
+        """Tell whether a weight belongs to a subspace."""
+        return ".subspace." in weight
+
     def own_axes(self) -> OwnAxes:
         """Return every dimension j of every layer i as axis `LiDj`, in stored order.
 

@@ -109,8 +109,8 @@ class Training:
         codes = generator.sample(config.batch, seed=config.seed, start=first, space=self.space.name, label=label).to(
             generator.device
         )
-        with torch.no_grad(), self._mixed():
-            goals = generator(codes).float()
+        with torch.no_grad():
+            goals = generator(codes)
         seen = fit_resolution(goals, self.network.config.resolution)
         if config.noise:
             draws = runtime.generator_for(config.seed, "encoder noise", self.step).standard_normal(
@@ -119,7 +119,7 @@ class Training:
             seen = seen + config.noise * torch.from_numpy(draws).to(seen)
         with self._mixed():
             whitened = self.network(seen.contiguous(memory_format=torch.channels_last)).float()
-            images = generator(codes.with_latent(self.space.colour(whitened))).float()
+        images = generator(codes.with_latent(self.space.colour(whitened)))
         distance = pixel_distance(images, goals).mean()
         error = F.mse_loss(whitened, self.space.whiten(codes.latent).expand_as(whitened))
         self.optimiser.zero_grad(set_to_none=True)
@@ -174,7 +174,7 @@ def train_encoder(
         config: the settings.
         out: the encoder's file. The state for going on lies beside it, with the suffix `.state.pt`.
         resume: go on where a state lies beside `out`.
-        precision: of the networks' forward and backward passes.
+        precision: of the encoder's forward and backward pass; the generator runs as it is.
         force: replace an encoder that exists, and begin anew.
         log: is given each line that is told; by default they go to stderr.
 

@@ -1,0 +1,143 @@
+"""Tuning: weights move for some photos, in a file of their own, and the generator stays as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from eigenlens.codes import load_codes, save_codes
+from eigenlens.directions import Directions
+from eigenlens.errors import Unsupported, UserError
+from eigenlens.generator import Generator, load_generator
+from eigenlens.method import METHODS
+from eigenlens.project import Projection, noise_penalty, project, tune
+from eigenlens.tuning import Tuning, is_tuning
+
+
+def projected(g: Generator) -> Projection:
+    drawn = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    goals = torch.nn.functional.interpolate(drawn, g.resolution, mode="bilinear")
+    return project(g, goals, steps=10, n_samples=4, label=1 if g.label_names else None)
+
+
+@pytest.mark.parametrize("family", ["eigengan", "stylegan2", "mobilestylegan", "stylegan3", "biggan"])
+def test_comes_closer_and_leaves_the_generator(tiny: Callable[[str], Generator], family: str) -> None:
+    g = tiny(family)
+    before = {key: value.clone() for key, value in g.network.state_dict().items()}
+    found = projected(g)
+    tuning, tuned = tune(g, found, steps=15, rank=1)
+    assert (tuned.figures["pixels"] < found.figures["pixels"]).all()
+    assert torch.equal(tuned.codes.latent, found.codes.latent)
+    assert all(torch.equal(value, before[key]) for key, value in g.network.state_dict().items())
+    assert tuning.about["steps"] == 15
+    worked_on = g.moved_by(tuning.deltas())
+    assert torch.allclose(worked_on(found.codes), tuned.images, atol=1e-5)
+
+
+def test_file_opens_as_the_tuned_generator(eigengan: Generator, tmp_path: Path) -> None:
+    eigengan.save(tmp_path / "base")
+    g = load_generator(tmp_path / "base")
+    found = projected(g)
+    tuning, tuned = tune(g, found, steps=5, rank=1)
+    path = tuning.save(tmp_path / "face.tuning.safetensors")
+    assert is_tuning(path)
+    assert path.stat().st_size < 0.5 * (tmp_path / "base" / "model.safetensors").stat().st_size
+    opened = load_generator(path)
+    assert torch.allclose(opened(found.codes), tuned.images, atol=1e-5)
+    codes = load_codes(save_codes(found.codes, tmp_path / "c.safetensors", g), opened)
+    assert torch.equal(codes.latent, found.codes.latent)
+    axes = METHODS["eigen"](measured=False).fit(g)
+    axes.save(tmp_path / "d.safetensors")
+    assert len(Directions.load(tmp_path / "d.safetensors", generator=opened)) == len(axes)
+
+
+def test_subspaces_of_an_eigengan_stay(eigengan: Generator) -> None:
+    tuning, _ = tune(eigengan, projected(eigengan), steps=2, rank=1)
+    assert tuning.tensors
+    assert not any("subspace" in name for name in tuning.tensors)
+
+
+def test_bound_to_its_generator(eigengan: Generator, tiny: Callable[[str], Generator], tmp_path: Path) -> None:
+    eigengan.save(tmp_path / "base")
+    g = load_generator(tmp_path / "base")
+    tuning, _ = tune(g, projected(g), steps=3, rank=1)
+    with pytest.raises(UserError, match="has no weight"):
+        tiny("sngan").moved_by(tuning.deltas())
+    path = tuning.save(tmp_path / "t.safetensors")
+    (tmp_path / "base").rename(tmp_path / "gone")
+    with pytest.raises(UserError, match="which is not at"):
+        load_generator(path)
+    other = tiny("eigengan").moved_by({"rgb.bias": torch.ones(3)})
+    other.__dict__.pop("weight_hash")
+    other.save(tmp_path / "base")
+    with pytest.raises(UserError, match="moves another"):
+        load_generator(path)
+
+
+@pytest.mark.parametrize("source", ["", "os:getcwd", "hf://a/b", "t.safetensors"])
+def test_source_is_data_alone(eigengan: Generator, tmp_path: Path, source: str) -> None:
+    tuning = Tuning({"rgb.bias.whole": torch.ones(3)}, eigengan.identity(), source)
+    with pytest.raises(UserError):
+        load_generator(tuning.save(tmp_path / "t.safetensors"))
+
+
+def test_damaged_files(eigengan: Generator, tmp_path: Path) -> None:
+    tensors = {"rgb.weight.left": torch.zeros(3, 2), "rgb.weight.right": torch.zeros(2, 4)}
+    path = Tuning(tensors, eigengan.identity(), "toonfaces").save(tmp_path / "t.safetensors")
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    for bad in (
+        {"rgb.weight.left": torch.zeros(3, 2)},
+        {"rgb.weight.left": torch.zeros(3, 2), "rgb.weight.right": torch.zeros(3, 4)},
+        {"rgb.weight": torch.zeros(3)},
+        {"rgb.weight.left": torch.zeros(3), "rgb.weight.right": torch.zeros(3)},
+    ):
+        save_file(bad, tmp_path / "bad.safetensors", metadata=metadata)
+        with pytest.raises(UserError, match="no whole tuning"):
+            Tuning.load(tmp_path / "bad.safetensors")
+    save_file(load_file(path), tmp_path / "bare.safetensors")
+    assert not is_tuning(tmp_path / "bare.safetensors")
+    with pytest.raises(UserError, match="is no tuning"):
+        Tuning.load(tmp_path / "bare.safetensors")
+
+
+def test_noise_maps_move_and_stay_white(tiny: Callable[[str], Generator]) -> None:
+    g = tiny("mobilestylegan")
+    found = projected(g)
+    tuning, tuned = tune(g, found, steps=10, weights=False, noise=True, learning_rate=0.1)
+    assert (tuned.figures["pixels"] < found.figures["pixels"]).all()
+    assert all(name.endswith("noise.whole") for name in tuning.tensors)
+    state = g.network.state_dict()
+    for name, delta in tuning.deltas().items():
+        after = state[name] + delta
+        assert float(after.std()) == pytest.approx(float(state[name].std()), rel=1e-3, abs=1e-6)
+    with pytest.raises(Unsupported, match="stores no noise"):
+        tune(tiny("eigengan"), projected(tiny("eigengan")), steps=1, noise=True)
+
+
+def test_noise_penalty_tells_white_from_smooth() -> None:
+    white = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    smooth = torch.nn.functional.interpolate(white[None, None, :16, :16], 64, mode="bilinear")[0, 0]
+    smooth = smooth / smooth.square().mean().sqrt()
+    assert float(noise_penalty(white)) < 0.2
+    assert float(noise_penalty(smooth)) > 1.0
+
+
+def test_ctrl_c_ends_it_early(eigengan: Generator) -> None:
+    def stop(step: int, n_steps: int, distance: float) -> None:
+        if step == 2:
+            raise KeyboardInterrupt
+
+    tuning, _ = tune(eigengan, projected(eigengan), steps=50, rank=1, callback=stop)
+    assert tuning.about["steps"] == 2
+
+
+def test_seed_fixes_it(eigengan: Generator) -> None:
+    found = projected(eigengan)
+    first, again = (tune(eigengan, found, steps=3, rank=1)[0].tensors for _ in range(2))
+    assert all(torch.equal(first[name], again[name]) for name in first)
