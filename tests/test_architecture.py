@@ -53,7 +53,7 @@ SAME_RANK = {
     ("checkpoint", "unpickle"), ("sheet", "effect"), ("edit", "reader"), ("method", "exchange"), ("files", "errors"),
     ("images", "errors"), ("images", "files"), ("registry", "errors"), ("runtime", "errors"),
     ("inference", "errors"), ("inference", "runtime"), ("profile", "effect"), ("profile", "reader"),
-    ("report", "compare"), ("report", "naming"), ("distance", "registry"),
+    ("report", "compare"), ("report", "naming"),
 }  # fmt: skip
 """(importer, imported) that stand side by side: a concept and the file split off from it."""
 

