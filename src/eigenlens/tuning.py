@@ -88,7 +88,7 @@ class Tuning:
             fits = kind == WHOLE or (
                 kind in (LEFT, RIGHT)
                 and all(each is not None and each.ndim == 2 for each in pair)
-                and pair[0].shape[1] == pair[1].shape[0]  # type: ignore[union-attr]
+                and pair[0].shape[1] == pair[1].shape[0]
             )
             if not fits:
                 raise UserError(f"{path} is no whole tuning: {name}{kind} does not fit")
