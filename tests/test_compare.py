@@ -76,6 +76,8 @@ def test_entries_read_arguments_of_every_kind() -> None:
         ({"seeds": ["x"]}, "the grid cannot be read"),
         ({"seeds": []}, "at least one"),
         ({"k": 0}, "whole numbers from 1"),
+        ({"at": {"mig": ["native"]}}, "at names 'mig', which is no metric of the grid"),
+        ({"at": {"latent_orthogonality_v1": ["sigma"]}}, "calibration 'sigma' is not known"),
     ],
 )
 def test_mistakes_in_a_grid_are_named(changes, says: str) -> None:
@@ -85,7 +87,8 @@ def test_mistakes_in_a_grid_are_named(changes, says: str) -> None:
 
 
 def test_a_grid_is_plain_data(tmp_path: Path) -> None:
-    grid = small(methods=["axes", "random(law=covariance)"], targets={"change": 0.3})
+    grid = small(methods=["axes", "random(law=covariance)"], targets={"change": 0.3}, at={MATRIX: ["change"]})
+    assert [each.calibration for each in grid.cells(next(grid.fits()))] == ["change", "native"]
     assert Grid.from_dict(json.loads(json.dumps(grid.to_dict()))) == grid
     assert grid.targets["realism"] == 0.5
     file = tmp_path / "grid.yaml"
@@ -173,7 +176,7 @@ def test_tables_are_written_and_say_the_same(done: Comparison) -> None:
     write_tables(done)
     text = (done.folder / "tables" / "all.md").read_text("utf-8")
     assert row["axes"]["native"] in text
-    assert "too few seeds" in text
+    assert "nothing is said" in text
     csv = (done.folder / "tables" / "all.csv").read_text("utf-8").splitlines()
     assert csv[0].startswith("generator,method,metric,calibration,status,mean")
     assert len(csv) == 1 + len(summarise(done))
@@ -246,7 +249,7 @@ def summary(method: str, calibration: str, values: list[float]) -> Summary:
 def both(first: dict[str, list[float]], second: dict[str, list[float]]):
     summaries = [summary("one", name, values) for name, values in first.items()]
     summaries += [summary("two", name, values) for name, values in second.items()]
-    (claim,) = claims(summaries)
+    (claim,) = claims(summaries, calibrations=list(first))
     return claim
 
 
@@ -275,6 +278,15 @@ def test_an_order_that_turns_or_fades_depends_on_calibration() -> None:
 def test_no_order_is_claimed_from_noise_or_few_seeds() -> None:
     assert both({"native": LOW}, {"native": LOW[::-1]}).verdict == "not shown"
     assert both({"native": HIGH[:4]}, {"native": LOW[:4]}).verdict == "too few seeds"
+
+
+def test_an_order_at_fewer_than_four_strengths_is_no_claim() -> None:
+    summaries = [summary(name, "native", values) for name, values in (("one", HIGH), ("two", LOW))]
+    (claim,) = claims(summaries)
+    assert claim.verdict == "too few calibrations"
+    summaries = [summary(name, "any", values) for name, values in (("one", HIGH), ("two", LOW))]
+    (claim,) = claims(summaries)
+    assert claim.verdict == "higher"  # no strength enters that metric
 
 
 def test_differences_are_paired() -> None:

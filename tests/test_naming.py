@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import torch
 
+from eigenlens.cli import main
 from eigenlens.directions import Directions
+from eigenlens.method import METHODS
 from eigenlens.naming import parts_of, propose, purities, renamed
 from eigenlens.profile import Profile
+from eigenlens.reader import EXTRACTORS
+from painted import painter
 
 ATTRIBUTES = ("beard", "smile", "age", "hair=bun", "hair=spiky")
 STRENGTHS = torch.tensor([-2.0, 0.0, 2.0])
@@ -91,3 +98,20 @@ def test_chance_is_taken_off_shares() -> None:
     assert parts["beard"].share == 1.0
     assert purities(noisy, noisy.strengths_at("native", 1.0)) == [1.0]
     assert purities(profile([[0.1, 0, 0, 0, 0]]), noisy.strengths_at("native", 1.0)) == [0.0]
+
+
+def test_the_command_names_by_reader_or_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    axes = METHODS["axes"](n_directions=2).fit(painter())
+    file = axes.renamed({"axis-1": "mine"}).save(tmp_path / "axes.safetensors")
+    words = ["names", str(file), "--generator", "painted:painter", "--null", "0", "--n-codes", "8"]
+    out = tmp_path / "named.safetensors"
+    assert main([*words, "--reader", "painted:Regions", "--out", str(out)]) == 0
+    assert "region-0 +, 1.00 pure" in capsys.readouterr().out
+    named = Directions.load(out)
+    assert named.names == ("region-0+", "mine")
+    assert named.provenance.arguments["evidence"]["mine"] == "given; region-1 +, 1.00 pure"
+    monkeypatch.setitem(EXTRACTORS.table, "clip", "painted:Texts")
+    assert main([*words, "--texts", "a bright corner", "a light middle"]) == 0
+    assert "a-bright-corner+" in capsys.readouterr().out
+    assert main([*words, "--texts", "a", "--rename", "axis-0"]) == 2
+    assert "is no pair; write OLD=NEW" in capsys.readouterr().err

@@ -141,6 +141,8 @@ class Grid:
     """Seeds of the metrics."""
     calibrations: tuple[Calibration, ...] = CALIBRATIONS
     """The strengths at which metrics measure; see `eigenlens.profile`."""
+    at: Mapping[str, tuple[Calibration, ...]] = field(default_factory=dict)
+    """Metric -> the calibrations of that metric alone, where it is too dear to be measured at all of them."""
     k: int = 10
     """Directions of each method: those it finds most important."""
     reader: str = "pixels"
@@ -159,7 +161,8 @@ class Grid:
             raise UserError("a comparison needs at least one generator, method, metric and seed of each kind")
         if min(self.k, self.profile_codes) < 1 or self.null < 0:
             raise UserError("k and profile_codes are whole numbers from 1, and null from 0")
-        unknown = [each for each in (*self.calibrations, *self.targets) if each not in CALIBRATIONS]
+        asked = (*self.calibrations, *self.targets, *(each for some in self.at.values() for each in some))
+        unknown = [each for each in asked if each not in CALIBRATIONS]
         if unknown:
             raise UserError(f"calibration {unknown[0]!r} is not known; allowed: {', '.join(CALIBRATIONS)}")
         for table, entries in ((METHODS, self.methods), (METRICS, self.metrics)):
@@ -168,6 +171,11 @@ class Grid:
             labels = [str(entry) for entry in entries]
             if len(set(labels)) < len(labels):
                 raise UserError(f"a {table.kind} came twice: {', '.join(labels)}")
+        strange = sorted(set(self.at) - {str(each) for each in self.metrics})
+        if strange:
+            raise UserError(
+                f"at names {strange[0]!r}, which is no metric of the grid: {', '.join(map(str, self.metrics))}"
+            )
         open_reader(self.reader)
 
     @classmethod
@@ -193,6 +201,8 @@ class Grid:
                     values[name] = tuple(int(each) for each in values[name])
             if "calibrations" in values:
                 values["calibrations"] = tuple(values["calibrations"])
+            if "at" in values:
+                values["at"] = {str(metric): tuple(some) for metric, some in values["at"].items()}
             if "targets" in values:
                 values["targets"] = dict(TARGETS) | {key: float(each) for key, each in values["targets"].items()}
             return cls(**values)
@@ -207,6 +217,7 @@ class Grid:
         plain["generators"] = {name: list(sources) for name, sources in self.generators.items()}
         plain |= {name: [str(each) for each in plain[name]] for name in ("methods", "metrics")}
         plain |= {name: list(plain[name]) for name in ("seeds", "code_seeds", "calibrations")}
+        plain["at"] = {metric: list(some) for metric, some in self.at.items()}
         return plain | {"targets": {name: float(each) for name, each in self.targets.items()}}
 
     def fits(self) -> Iterator[Fit]:
@@ -223,7 +234,8 @@ class Grid:
         """Give the cells of a fit: one a metric, calibration and seed of codes."""
         for metric in self.metrics:
             applies = getattr(METRICS[metric.name], "uses_strength", True)
-            for calibration in self.calibrations if applies else ("native",):
+            chosen = self.at.get(str(metric), self.calibrations)
+            for calibration in chosen if applies else ("native",):
                 for seed in self.code_seeds:
                     yield Cell(fit, metric, calibration, seed)
 
@@ -734,13 +746,15 @@ class Claim:
     second: str
     """The other."""
     verdict: str
-    """`higher`: the order holds under every calibration. `depends on calibration`: under some alone. `not shown`: under
-    none. `too few seeds`: nothing can be claimed."""
+    """`higher`: the order holds under all four calibrations. `depends on calibration`: under some alone. `not shown`:
+    under none. `too few seeds`, `too few calibrations`: nothing can be claimed."""
     differences: Mapping[str, Interval]
     """Calibration -> first less second, paired by generator and seeds."""
 
 
-def claims(summaries: Sequence[Summary], *, least: int = MIN_REPLICATES) -> list[Claim]:
+def claims(
+    summaries: Sequence[Summary], *, least: int = MIN_REPLICATES, calibrations: Sequence[str] = CALIBRATIONS
+) -> list[Claim]:
     """Compare every two methods by every metric; an order is claimed only where it holds under all calibrations.
 
     It holds under one where the bootstrap interval of the paired difference lies on one side of 0. The oracle takes no
@@ -749,6 +763,7 @@ def claims(summaries: Sequence[Summary], *, least: int = MIN_REPLICATES) -> list
     Args:
         summaries: of one comparison.
         least: networks, or method seeds on one network, below which nothing is claimed.
+        calibrations: those under which an order must hold.
     """
     made = []
     by_metric: dict[tuple[str, str], dict[str, dict[str, Summary]]] = {}
@@ -760,12 +775,19 @@ def claims(summaries: Sequence[Summary], *, least: int = MIN_REPLICATES) -> list
         names = list(methods)
         for i, first in enumerate(names):
             for second in names[i + 1 :]:
-                made.append(_claim(group, metric, first, second, methods[first], methods[second], least))
+                made.append(_claim(group, metric, first, second, methods[first], methods[second], least, calibrations))
     return made
 
 
 def _claim(
-    group: str, metric: str, first: str, second: str, a: Mapping[str, Summary], b: Mapping[str, Summary], least: int
+    group: str,
+    metric: str,
+    first: str,
+    second: str,
+    a: Mapping[str, Summary],
+    b: Mapping[str, Summary],
+    least: int,
+    calibrations: Sequence[str],
 ) -> Claim:
     differences = {}
     for calibration in a:
@@ -776,6 +798,8 @@ def _claim(
     replicates = [max(each.levels[0], each.levels[1]) for each in differences.values()]
     if not replicates or min(replicates) < least:
         return Claim(group, metric, first, second, "too few seeds", differences)
+    if "any" not in a and not set(calibrations) <= set(a) | set(b):
+        return Claim(group, metric, first, second, "too few calibrations", differences)
     signs = [math.copysign(1, each.mean) if each.excludes_zero else 0.0 for each in differences.values()]
     is_whole = set(a) == set(b) == set(differences)
     if is_whole and abs(sum(signs)) == len(signs):
@@ -799,8 +823,8 @@ def in_words(claim: Claim) -> str:
             f"{name} {each.mean:+.3g} [{each.low:.3g}, {each.high:.3g}]" for name, each in claim.differences.items()
         )
         return f"{where}{claim.first} is higher than {claim.second} ({widest})"
-    if claim.verdict == "too few seeds":
-        return f"{where}too few seeds for an order of {claim.first} and {claim.second}"
+    if claim.verdict.startswith("too few"):
+        return f"{where}{claim.verdict} for an order of {claim.first} and {claim.second}"
     if claim.verdict == "not shown":
         return f"{where}no order of {claim.first} and {claim.second} is shown"
     return f"{where}the order of {claim.first} and {claim.second} depends on calibration"
@@ -893,11 +917,11 @@ def claims_text(made: Sequence[Claim]) -> str:
     """Write the claims as a list in Markdown: orders that hold first, and how many pairs cannot be told apart."""
     kinds = ("higher", "depends on calibration", "not shown")
     lines = [f"- {in_words(claim)}" for kind in kinds for claim in made if claim.verdict == kind]
-    few = sum(claim.verdict == "too few seeds" for claim in made)
+    few = sum(claim.verdict.startswith("too few") for claim in made)
     if few:
         lines.append(
-            f"- {few} pairs have too few seeds: an order is claimed from {MIN_REPLICATES} networks or method seeds on, "
-            "and only where it holds under every calibration."
+            f"- Of {few} pairs nothing is said: an order is claimed from {MIN_REPLICATES} networks or method seeds on, "
+            "and only where it holds under all four calibrations."
         )
     return "\n".join(lines or ["- Nothing was compared."]) + "\n"
 

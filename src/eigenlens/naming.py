@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .directions import Directions
+from .errors import UserError
 from .inference import p_value
 from .profile import Profile, Strengths
-from .reader import factor_of
+from .reader import EXTRACTORS, FunctionReader, Reader, factor_of
 
 MOVED = 0.5
 """Standard deviations that an attribute must change from one side to the other to be worth a name."""
@@ -86,6 +87,19 @@ def parts_of(profile: Profile, which: int, sigma: float) -> tuple[Part, ...]:
         for i in best.values()
     ]
     return tuple(sorted(parts, key=lambda part: -part.share))
+
+
+def text_reader(texts: Sequence[str]) -> Reader:
+    """Return a reader whose attributes are texts: how near CLIP holds an image to each, from weights of your own.
+
+    Raises:
+        UserError: where no weights are at hand, or there are no texts.
+    """
+    if not texts:
+        raise UserError("no texts came; give some, such as 'a smiling face'")
+    clip = EXTRACTORS["clip"]()
+    wanted = clip.texts(list(texts))  # [texts, dim]
+    return FunctionReader(lambda images: clip(images) @ wanted.T, tuple(re.sub(r"\s+", "-", each) for each in texts))
 
 
 def purities(profile: Profile, strengths: Strengths) -> list[float]:

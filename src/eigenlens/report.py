@@ -219,8 +219,8 @@ def _claims(summaries: Sequence[Summary]) -> str:
     made = claims(summaries)
     kinds = ("higher", "depends on calibration", "not shown")
     items = "".join(f"<li>{escape(in_words(each))}</li>" for kind in kinds for each in made if each.verdict == kind)
-    few = sum(each.verdict == "too few seeds" for each in made)
-    note = f"<p>{few} pairs have too few seeds for any claim of order.</p>" if few else ""
+    few = sum(each.verdict.startswith("too few") for each in made)
+    note = f"<p>Of {few} pairs nothing is said: they have too few seeds or calibrations.</p>" if few else ""
     return f"<h3>What can be said of order</h3>{f'<ul>{items}</ul>' if items else ''}{note}"
 
 
@@ -310,10 +310,11 @@ among samples. Orange: up; blue: down; full colour from {HEAT_BOUND:g} on.</p>
 
 
 def _alike(found: Sequence[Found]) -> str:
-    spaces = [each.directions.space for each in found if not each.fit.is_oracle]
-    if len(spaces) < 2:
+    straight = [each for each in found if getattr(each.directions, "is_straight", True) and not each.fit.is_oracle]
+    spaces = [each.directions.space for each in straight]
+    kept = [each for each in straight if each.directions.space == spaces[0]]
+    if len(kept) < 2:
         return ""
-    kept = [each for each in found if each.directions.space == spaces[0] and not each.fit.is_oracle]
     space = kept[0].generator.space(spaces[0])
     rows = []
     for a in kept:

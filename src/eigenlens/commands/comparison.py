@@ -29,7 +29,7 @@ from ..errors import UserError
 from ..files import refuse_existing, write_json, write_text
 from ..inference import Interval
 from ..method import METHODS, find_directions
-from ..naming import propose, purities, renamed
+from ..naming import propose, purities, renamed, text_reader
 from ..profile import TARGETS, measure_profile, measure_yardstick
 from ..reader import open_reader
 from ..report import NULL_SEED, write_report
@@ -109,6 +109,7 @@ def names(
     generator: str,
     out: Path | None = None,
     reader: str = "pixels",
+    texts: tuple[str, ...] = (),
     rename: UseAppendAction[tuple[str, ...]] = (),
     change: float = TARGETS["change"],
     null: int = 39,
@@ -124,6 +125,7 @@ def names(
         generator: the generator that they belong to.
         out: a .safetensors file for the named directions.
         reader: reads attributes: its own names are those that directions get.
+        texts: name by these texts instead, with CLIP weights of your own (EIGENLENS_CLIP names the file).
         rename: OLD=NEW; your names win, here and where a file has them already. Repeat it for more.
         change: of images at which attributes are compared, as a share of the mean distance between two samples.
         null: random directions that p-values are counted against; 0 leaves them out.
@@ -134,7 +136,7 @@ def names(
     """
     if out is not None:
         refuse_existing(out, force=force)
-    g, judge = machine.open(generator), open_reader(reader)
+    g, judge = machine.open(generator), text_reader(texts) if texts else open_reader(reader)
     found = concatenate([find_directions(source, g, foreign=foreign) for source in sources])
     found = found.renamed(dict(pair(each) for each in rename))
     found = calibrate(g, found.in_sigma(g.space(found.space)))
