@@ -31,17 +31,21 @@ QUICK: dict[str, dict[str, Any]] = {
 """Hyper-parameters that make a method quick; its defaults are for real work."""
 QUICK_METRICS: dict[str, dict[str, Any]] = {
     "attribute_matrix_pixels_v1": {"n": 8, "n_samples": 32},
+    "attribute_matrix_toonfaces_v1": {"n": 8, "n_samples": 32},
     "beta_vae_toonfaces_v1": {"n_samples": 200, "n_train": 100, "n_test": 50},
     "dci_pixels_3k_v1": {"n": 150},
+    "dci_toonfaces_3k_v1": {"n": 90},
     "edit_kid_efficientnet_512_v1": {"n": 8},
     "edit_kid_pixels_512_v1": {"n": 16},
     "edit_lpips_vgg_v1": {"n": 2},
     "factor_vae_toonfaces_v1": {"n_samples": 200, "n_train": 100, "n_test": 50},
     "identity_dlib_v1": {"n": 1},
     "mig_pixels_3k_v1": {"n": 150},
+    "mig_toonfaces_3k_v1": {"n": 90},
     "ppl2_wend_v1": {"n": 4},
     "ppl_2k_v1": {"n": 4},
     "sap_pixels_3k_v1": {"n": 150},
+    "sap_toonfaces_3k_v1": {"n": 90},
 }
 """The same for metrics."""
 

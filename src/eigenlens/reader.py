@@ -18,6 +18,7 @@ READERS = Registry(
     "reader",
     {
         "pixels": "eigenlens.readers.pixels:Pixels",
+        "toonfaces": "eigenlens.readers.toonfaces:ToonFaces",
     },
 )
 """Name -> the reader. One of your own: `READERS.table["mine"] = "package.module:Name"`."""

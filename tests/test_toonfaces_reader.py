@@ -1,0 +1,112 @@
+"""The reader of toon faces: what its card claims, on labelled faces; where it abstains; and what its files hold."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eigenlens.reader import describe, factor_of, open_reader, read
+from eigenlens.readers.toonfaces import ASSET, ToonFaces, load_ensemble, to_reader_size, truths_of
+
+LABELLED = 400
+READABLE = ("background_L", "hair_b", "clothes_a", "skin_tone", "rotation", "scale", "shift_x", "shift_y")
+
+
+@pytest.fixture(scope="module")
+def labelled() -> tuple[Tensor, dict[str, np.ndarray]]:
+    file = resources.files("eigenlens") / "assets" / "toonfaces.npz"
+    with file.open("rb") as stream:
+        data = np.load(stream)
+        images = torch.from_numpy(data["images"][:LABELLED]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        names = [key for key in data.files if key.startswith("factor/")]
+        return images, {key.removeprefix("factor/"): data[key][:LABELLED] for key in names}
+
+
+@pytest.fixture(scope="module")
+def scores(labelled: tuple[Tensor, dict[str, np.ndarray]]) -> Tensor:
+    return ToonFaces()(labelled[0])
+
+
+def column(name: str) -> int:
+    return ToonFaces().attributes.index(name)
+
+
+@pytest.mark.parametrize("name", READABLE)
+def test_numbers_are_read(name: str, labelled: tuple[Tensor, dict[str, np.ndarray]], scores: Tensor) -> None:
+    truth = torch.from_numpy(labelled[1][name])
+    error = scores[:, column(name)] - truth
+    assert error.square().mean() / truth.var() < 0.05  # R² above 0.95, the bar of the card
+
+
+@pytest.mark.parametrize("name", ["hair_style", "beard", "rear_hair", "eyes", "clothes_style"])
+def test_parts_are_read(name: str, labelled: tuple[Tensor, dict[str, np.ndarray]], scores: Tensor) -> None:
+    categories = load_ensemble().heads.classes[name]
+    columns = [column(each) for each in truths_of(name, categories)]
+    guess = scores[:, columns].argmax(1) if len(columns) > 1 else scores[:, columns[0]] > 0.5
+    assert (guess == torch.from_numpy(labelled[1][name])).float().mean() > 0.94
+
+
+def test_half_the_resolution_reads_alike(labelled: tuple[Tensor, dict[str, np.ndarray]], scores: Tensor) -> None:
+    small = ToonFaces()(F.avg_pool2d(labelled[0], 2))
+    for name in READABLE:
+        spread = scores[:, column(name)].std()
+        assert (small - scores)[:, column(name)].square().mean().sqrt() < 0.25 * spread, name
+
+
+def test_what_does_not_apply_is_abstained_from(labelled: tuple[Tensor, dict[str, np.ndarray]]) -> None:
+    reading = read(ToonFaces(), labelled[0])
+    bearded = torch.from_numpy(labelled[1]["beard"]) == 1
+    styles = [i for i, each in enumerate(ToonFaces().attributes) if factor_of(each) == "beard_style"]
+    assert reading.certain[bearded][:, styles].float().mean() > 0.9
+    assert reading.certain[~bearded][:, styles].float().mean() < 0.05
+    joint = reading.scores[:, styles].sum(1)  # the probabilities that there is a beard, and of which style
+    assert torch.allclose(joint, reading.scores[:, column("beard")], atol=1e-4)
+
+
+def test_it_abstains_from_what_is_no_face(labelled: tuple[Tensor, dict[str, np.ndarray]]) -> None:
+    random = torch.Generator().manual_seed(0)
+    for pictures in (
+        torch.rand(16, 3, 64, 64, generator=random) * 2 - 1,
+        torch.zeros(4, 3, 64, 64),
+        F.interpolate(F.avg_pool2d(labelled[0][:16], 16), size=(64, 64), mode="bilinear"),
+    ):
+        assert read(ToonFaces(), pictures).certain.float().mean() < 0.1
+    assert read(ToonFaces(), labelled[0]).certain.any(1).float().mean() > 0.97
+
+
+def test_errors_are_calibrated(labelled: tuple[Tensor, dict[str, np.ndarray]]) -> None:
+    reading = read(ToonFaces(), labelled[0])
+    for name in READABLE:
+        error = reading.scores[:, column(name)] - torch.from_numpy(labelled[1][name])
+        assert 0.3 < (error / reading.error[:, column(name)]).square().mean() < 2, name
+
+
+def test_the_protocol() -> None:
+    reader = open_reader("toonfaces")
+    kinds = {each.name: each for each in describe(reader)}
+    assert kinds["rotation"].group == "geometry"
+    assert kinds["rotation"].unit == "degrees, clockwise"
+    assert kinds["hair_L"].group == "colour"
+    assert kinds["hair_style=bun"].kind == "truth"
+    assert kinds["beard"].group == "part"
+    assert all(0 <= each.error < 20 for each in kinds.values())
+    images = torch.rand(3, 1, 20, 20) * 2 - 1  # grey, and of any size
+    assert reader(images).shape == (3, len(kinds))
+    assert to_reader_size(torch.zeros(1, 3, 128, 128)).shape == (1, 3, 64, 64)
+
+
+def test_the_files() -> None:
+    assert sum(file.stat().st_size for file in ASSET.iterdir()) <= 4e6
+    held_out = json.loads((ASSET / "scores.json").read_text("utf-8"))["held_out"]
+    errors = load_ensemble().calibration.error
+    assert errors["rotation"] == pytest.approx(held_out["64"]["rotation"]["rmse"])
+    card = (ASSET / "README.md").read_text("utf-8")
+    for name, row in held_out["64"].items():
+        figure = f"{row['r2']:.3f}" if "r2" in row else f"{row['accuracy']:.1%}"
+        assert f"| {name} | {figure}" in card
