@@ -36,8 +36,8 @@ RANKS = {
     ),
     4: ("generators", "methods", "metrics", "readers"),
     5: (
-        "compare", "export", "naming", "presets", "preview", "project", "recipe", "report", "saliency", "study",
-        "training",
+        "compare", "explorer", "export", "hub", "naming", "presets", "preview", "project", "recipe", "report",
+        "saliency", "study", "training",
     ),
     6: ("__main__", "cli", "commands", "demo", "studio"),
 }  # fmt: skip
@@ -50,7 +50,8 @@ SHARED_IN_FOLDER = {
 }
 """The files of a folder of leaves that its other files may import: methods compute in closed form, or learn."""
 SAME_RANK = {
-    ("checkpoint", "unpickle"), ("sheet", "effect"), ("edit", "reader"), ("method", "exchange"), ("files", "errors"),
+    ("checkpoint", "unpickle"), ("sheet", "effect"), ("edit", "reader"), ("explorer", "export"),
+    ("method", "exchange"), ("files", "errors"),
     ("images", "errors"), ("images", "files"), ("registry", "errors"), ("runtime", "errors"),
     ("inference", "errors"), ("inference", "runtime"), ("profile", "effect"), ("profile", "reader"),
     ("report", "compare"), ("report", "naming"),

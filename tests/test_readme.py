@@ -16,7 +16,7 @@ from eigenlens.cli import COMMANDS, main
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(eigenlens.__file__).parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-TAKES_LONG = ("demo", "train")
+TAKES_LONG = ("demo", "train", "export")
 """Commands that have tests of their own."""
 
 

@@ -37,6 +37,7 @@ SUMMARIES = {
     "studio": "move images along directions in the browser",
     "project": "find the codes of photos, to edit them",
     "encoder": "train a network that reads codes off photos",
+    "export": "write a generator as ONNX, or a page that runs it in the browser",
     "train": "train an EigenGAN on images of your own",
 }
 """Command -> what it does, in the order of the help page."""
@@ -63,6 +64,7 @@ COMMANDS = Registry(
         "studio": "eigenlens.commands.studio:studio",
         "project": "eigenlens.commands.projection:project",
         "encoder": "eigenlens.commands.projection:encoder",
+        "export": "eigenlens.commands.exports:export",
         "train": "eigenlens.commands.training:train",
     },
 )

@@ -25,6 +25,9 @@ def kept(holder: Any, name: str, make: Callable[[], T], *sources: Tensor) -> T:
     """
     if any(each.requires_grad for each in sources):
         return make()
+    if is_traced():  # a graph has no addresses to compare; what a module keeps becomes a constant of it
+        found = {} if isinstance(holder, Tensor) else holder.__dict__.get("_kept", {})
+        return found[name][1] if name in found else make()
     stamp = tuple((each.data_ptr(), 0 if each.is_inference() else each._version) for each in sources)
     cache: dict[str, tuple[Any, Any]] = holder.__dict__.setdefault("_kept", {})
     if name not in cache or cache[name][0] != stamp:
@@ -32,6 +35,15 @@ def kept(holder: Any, name: str, make: Callable[[], T], *sources: Tensor) -> T:
         with torch.inference_mode(False), torch.no_grad():
             cache[name] = (stamp, make())
     return cache[name][1]
+
+
+def is_traced() -> bool:
+    """Tell whether a graph is being made of this run, for another runtime.
+
+    Then batches stay whole, whatever their size, nothing is looked up by its content, and convolutions stay as they
+    are: the other runtime chooses its algorithms itself.
+    """
+    return torch.compiler.is_compiling()
 
 
 def in_precision(weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -66,7 +78,7 @@ def convolved(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, up: int 
             tiles = kept(weight, "winograd", lambda: winograd_weight(weight), weight)
             return winograd(x, tiles, bias)
         return F.conv2d(x, in_precision(weight, x.dtype), bias, padding=padding)
-    if x.shape[2] * x.shape[3] <= FEW:
+    if x.shape[2] * x.shape[3] <= FEW and not is_traced():
         return _transposed_by_product(x, weight, bias, fixed)
 
     def laid_out() -> Tensor:
@@ -131,6 +143,7 @@ def suits_winograd(x: Tensor, weight: Tensor) -> bool:
         x.device.type == "cpu"
         and x.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
+        and not is_traced()
         and weight.shape[2:] == (3, 3)
         and min(inputs, weight.shape[0]) >= 128
         and height % 4 == width % 4 == 0

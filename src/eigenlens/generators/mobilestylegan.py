@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..frozen import is_traced
 from ..generator import Layer, Layout, State
 from .ops import MappingNetwork, StyleBased, StyleInput, StyleInputs, check_options, noise_maps, read_into
 
@@ -227,6 +228,8 @@ class MobileStyleGAN(StyleBased):
             return State(index + 1, network.layers[index](x, style, self._noise(index, inputs)))
         assert network.image.bias is not None
         weight, bias = 0.5 * network.image.weight, 0.5 * network.image.bias
+        if is_traced():
+            return State(index + 1, from_haar(F.conv2d(x * style[:, :, None, None], weight, bias)))
         kernels = weight * style[:, None, :, None, None]  # [n, 4 channels, c, 1, 1]: far smaller than the features
         bands = [F.conv2d(row[None], kernel, bias) for row, kernel in zip(x, kernels, strict=True)]
         return State(index + 1, from_haar(torch.cat(bands)))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .. import runtime
 from ..codes import Codes, Part, Space
 from ..errors import UserError, unknown_name
-from ..frozen import convolved, kept, suits_winograd
+from ..frozen import convolved, is_traced, kept, suits_winograd
 from ..generator import Generator, State, StyleMatrix
 
 MAPPED_SAMPLES = 20_000
@@ -384,7 +384,7 @@ def modulated(
     numbers = x.shape[2] * x.shape[3] * (inputs + width * up * up)
     is_lighter = 3 * weight.numel() < numbers  # new weights are scaled twice and laid out anew
     needs_fixed = up == 1 and padding == 1 and suits_winograd(x, weight)
-    if is_lighter and not needs_fixed and (len(x) == 1 or x.device.type == "cpu"):
+    if is_lighter and not needs_fixed and not is_traced() and (len(x) == 1 or x.device.type == "cpu"):
         kernels = weight * style[:, None, :, None, None]
         kernels = kernels if factor is None else kernels * factor[:, :, None, None, None]
         rows = [
@@ -588,7 +588,7 @@ class StyleBased(Generator):
         mapping, z, labels = self.network.mapping, codes.latent[:, 0], codes.labels
         weights: list[Tensor] = list(mapping.parameters())  # type: ignore[union-attr]
         needs_gradient = torch.is_grad_enabled() and any(each.requires_grad for each in (z, *weights))
-        if len(codes) > MAPPED_ROWS or needs_gradient or self.device.type != "cpu":
+        if is_traced() or len(codes) > MAPPED_ROWS or needs_gradient or self.device.type != "cpu":
             return mapping(z, labels)[:, None]  # type: ignore[operator]
         lately: OrderedDict[bytes, Tensor] = kept(mapping, "mapped", OrderedDict, *weights)
         content = [each.detach().contiguous().numpy().tobytes() for each in (z, labels) if each is not None]
@@ -625,7 +625,7 @@ class StyleBased(Generator):
 
     def _by_rows(self, state: State, inputs: StyleInputs, stop: int) -> tuple[State, list[tuple[State, StyleInputs]]]:
         """Run the layers that serve the batch together; return where they end, and the rows that go on alone."""
-        if inputs.batch == 1 or self.device.type != "cpu":
+        if is_traced() or inputs.batch == 1 or self.device.type != "cpu":
             return super()._advanced(state, inputs, stop), []
         state = super()._advanced(state, inputs, min(stop, self._first_large()))
         if state.next >= stop:

@@ -1,0 +1,79 @@
+"""`export`: a generator as ONNX, and an explorer page that needs no server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from ..encoder import Encoder, find_encoder
+from ..explorer import export_explorer, make_explorer
+from ..export import export_onnx
+from ..files import refuse_existing
+from .words import HERE, Machine, default_directions, find
+
+
+def export(
+    what: Positional[Literal["onnx", "explorer"]],
+    generator: Positional[str],
+    /,
+    *,
+    out: Path | None = None,
+    space: str | None = None,
+    half: bool = False,
+    directions: str | None = None,
+    which: str | None = None,
+    count: int = 64,
+    seed: int = 0,
+    truncation: float = 0.7,
+    encoder: Path | None = None,
+    title: str = "",
+    label: str | None = None,
+    foreign: bool = False,
+    machine: Machine = HERE,
+    force: bool = False,
+) -> None:
+    """Write a generator for others: as `onnx`, checked against torch, or as an `explorer`, a page that runs it.
+
+    Args:
+        what: onnx or explorer.
+        generator: a name, a folder, a file, or package.module:function.
+        out: the file to write; by default the generator's name.
+        space: onnx: of the latents that the network takes; by default the one in which codes are drawn.
+        half: onnx: store weights in float16; a page always does.
+        directions: explorer: a file of directions or a method; by default an EigenGAN's own axes, SeFa elsewhere.
+        which: explorer: names or indices of directions with commas between; all by default.
+        count: explorer: codes to start from.
+        seed: explorer: of those codes.
+        truncation: explorer: of those codes.
+        encoder: explorer: a file that reads the codes of photos dropped into the page; by default the one that lies
+            beside the generator, where there is one.
+        title: explorer: above the page.
+        label: index or name of a class to build in.
+        foreign: take directions made for another generator.
+        machine: how the generator is opened.
+        force: replace a file that exists.
+    """
+    g = machine.open(generator)
+    path = refuse_existing(out or Path(f"{g.name}.{'onnx' if what == 'onnx' else 'html'}"), force=force)
+    if what == "onnx":
+        made = export_onnx(g, path, space=space, label=label, half=half, force=force)
+        print(made.path)
+        for name, shape in made.inputs.items():
+            print(f"  {name} {list(shape)}")
+        print(f"  images {list(made.output)}")
+        print(f"{made.bytes / 1e6:.1f} MB; differs from torch by at most {made.error:.1e} standard deviations")
+        return
+    found = find(directions, g, foreign=foreign)
+    reader = encoder or find_encoder(g)
+    if which is not None:
+        found = found[[each.strip() for each in which.split(",")]]
+    page = make_explorer(
+        g, found, source=directions or default_directions(g), address=generator, count=count, seed=seed,
+        truncation=truncation, label=label, encoder=Encoder.load(reader, g) if reader else None, title=title,
+    )  # fmt: skip
+    print(export_explorer(page, path, force=force))
+    photos = "takes photos" if reader else "takes no photos: no encoder"
+    size = f"{path.stat().st_size / 1e6:.1f} MB"
+    print(f"{size}, {len(found)} sliders, {count} codes to start from, {photos}; open it in a browser")
