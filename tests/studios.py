@@ -26,14 +26,14 @@ def make_studio(workspace: Path, generators: dict[str, Generator], **about: Any)
 
 
 @contextmanager
-def served(studio: Studio) -> Iterator[str]:
+def served(studio: Studio, *, port: int = 0) -> Iterator[str]:
     """Serve a studio from a thread of this process, and give its address."""
     ready, address, servers = threading.Event(), [], []
 
     def run() -> None:
         serve(
             create_app(studio),
-            port=0,
+            port=port,
             when_ready=lambda url: (address.append(url), ready.set()),
             started=servers.append,
         )

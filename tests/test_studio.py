@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
+import socket
 import struct
 import threading
 import time
@@ -32,7 +34,7 @@ from eigenlens.studio.guard import LARGEST_BODY, Guard
 from eigenlens.studio.jobs import Jobs
 from eigenlens.studio.server import Studio, create_app
 from eigenlens.studio.shelf import Shelf
-from studios import make_studio
+from studios import make_studio, served
 
 HERE = "http://127.0.0.1:7654"
 SOCKET = "ws://127.0.0.1:7654/frames"
@@ -61,9 +63,9 @@ def pixels(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)))
 
 
-def frame(socket: Any, **request: Any) -> tuple[dict[str, Any], bytes]:
-    socket.send_text(json.dumps(request))
-    message = socket.receive()
+def frame(tab: Any, **request: Any) -> tuple[dict[str, Any], bytes]:
+    tab.send_text(json.dumps(request))
+    message = tab.receive()
     if message.get("bytes") is None:
         return json.loads(message["text"]), b""
     (length,) = struct.unpack("<I", message["bytes"][:4])
@@ -94,8 +96,8 @@ def test_large_tiles_shrink(client: TestClient) -> None:
 
 
 def test_frames_come_over_the_socket(client: TestClient) -> None:
-    with client.websocket_connect(SOCKET) as socket:
-        about, picture = frame(socket, id=7, edit=edit(move("L1D1", 1.0)), n=4)
+    with client.websocket_connect(SOCKET) as tab:
+        about, picture = frame(tab, id=7, edit=edit(move("L1D1", 1.0)), n=4)
         assert (about["id"], about["n"], about["columns"], about["format"]) == (7, 4, 2, "png")
         assert pixels(picture).shape == (32, 32, 3)
 
@@ -192,8 +194,8 @@ STRANGERS = [
 @pytest.mark.parametrize("headers", STRANGERS)
 def test_other_hosts_and_pages_are_refused(client: TestClient, headers: dict[str, str]) -> None:
     assert client.get("/api/studio", headers=headers).status_code == 403
-    with pytest.raises(WebSocketDisconnect), client.websocket_connect(SOCKET, headers=headers) as socket:
-        socket.receive()
+    with pytest.raises(WebSocketDisconnect), client.websocket_connect(SOCKET, headers=headers) as tab:
+        tab.receive()
 
 
 def test_our_own_origin_is_welcome(client: TestClient) -> None:
@@ -248,12 +250,12 @@ BROKEN = [
 
 @pytest.mark.parametrize("text", BROKEN, ids=range(len(BROKEN)))
 def test_broken_messages_get_an_answer_and_the_next_is_served(client: TestClient, text: str) -> None:
-    with client.websocket_connect(SOCKET) as socket:
-        socket.send_text(text)
-        assert json.loads(socket.receive()["text"])["error"]
-        socket.send_bytes(b"\0\1")
-        assert json.loads(socket.receive()["text"])["error"]
-        about, picture = frame(socket, id=1, edit=edit())
+    with client.websocket_connect(SOCKET) as tab:
+        tab.send_text(text)
+        assert json.loads(tab.receive()["text"])["error"]
+        tab.send_bytes(b"\0\1")
+        assert json.loads(tab.receive()["text"])["error"]
+        about, picture = frame(tab, id=1, edit=edit())
         assert about["id"] == 1
         assert picture
 
@@ -264,11 +266,11 @@ def test_a_fault_of_the_program_is_answered_too(
     def break_down(body: Any) -> Any:
         raise RuntimeError("out of memory")
 
-    with client.websocket_connect(SOCKET) as socket:
+    with client.websocket_connect(SOCKET) as tab:
         monkeypatch.setattr(studio, "frame", break_down)
-        assert "out of memory" in frame(socket, id=1, edit=edit())[0]["error"]
+        assert "out of memory" in frame(tab, id=1, edit=edit())[0]["error"]
         monkeypatch.undo()
-        assert frame(socket, id=2, edit=edit())[1]
+        assert frame(tab, id=2, edit=edit())[1]
 
 
 def test_sockets_are_counted(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,6 +283,53 @@ def test_sockets_are_counted(client: TestClient, monkeypatch: pytest.MonkeyPatch
         second.receive()
     with client.websocket_connect(SOCKET) as third:
         assert frame(third, id=1, edit=edit())[1]
+
+
+def test_a_tab_that_never_reads_holds_little_and_stops_nobody(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = pytest.importorskip("websockets.sync.client")
+    made: list[int] = []
+
+    def large(body: Any) -> tuple[dict[str, Any], bytes]:
+        made.append(1)
+        return {"format": "png"}, bytes(2 << 20)
+
+    monkeypatch.setattr("eigenlens.studio.frames.PATIENCE", 0.5)
+    monkeypatch.setattr(studio, "frame", large)
+    request = json.dumps({"id": 1, "edit": edit()})
+    with served(studio) as url:
+        host = url.removeprefix("http://")
+        silent = socket.socket()
+        silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        silent.connect((host.split(":")[0], int(host.split(":")[1])))
+        silent.sendall(
+            f"GET /frames HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+        )
+        text = request.encode()
+        message = b"\x81" + bytes([0x80 | len(text)]) + bytes(4) + text  # a text frame under a mask of zeros
+        for _ in range(60):
+            silent.sendall(message)
+            time.sleep(0.02)
+        assert 1 <= len(made) < 30, "frames piled up for a tab that does not read them"
+        with client.connect(f"ws://{host}/frames", max_size=None) as other:
+            other.send(request)
+            assert len(other.recv(timeout=10)) > 2 << 20
+        for _ in range(100):
+            if studio.sockets == 0:
+                break
+            time.sleep(0.05)
+        assert studio.sockets == 0, "the silent tab was not let go"
+        silent.close()
+
+
+def test_twenty_tabs(client: TestClient) -> None:
+    with contextlib.ExitStack() as tabs:
+        sockets = [tabs.enter_context(client.websocket_connect(SOCKET)) for _ in range(20)]
+        for number, socket_ in enumerate(sockets):
+            socket_.send_text(json.dumps({"id": number, "edit": edit(seed=number % 5)}))
+        for number, socket_ in enumerate(sockets):
+            (length,) = struct.unpack("<I", (data := socket_.receive()["bytes"])[:4])
+            assert json.loads(data[4 : 4 + length])["id"] == number
 
 
 # --- what it keeps ----------------------------------------------------------------------------------------------------

@@ -355,3 +355,23 @@ def test_snapshots(watched: Watched) -> None:
     assert state(watched) == kept
     page.get_by_role("button", name="Forget snapshot 1").click()
     assert page.locator(".snapshot").count() == 0
+
+
+def test_the_page_outlives_its_server(open_page: Open, tmp_path: Path) -> None:
+    studio = make_studio(tmp_path / "work", {"toonfaces": load_generator("toonfaces")})
+    with served(studio) as url:
+        watched = open_page(url)
+        page = watched.page
+        page.wait_for_selector("html[data-ready] canvas[data-frame]")
+        slider(watched, "L3D2").press("End")
+        shown, kept = picture(watched), state(watched)
+    page.wait_for_selector("text=the server is away")
+    slider(watched, "L3D2").press("Home")
+    with served(studio, port=int(url.rsplit(":", 1)[1])):
+        page.wait_for_selector("#status:empty", state="attached")
+        page.wait_for_timeout(300)
+        assert differs(shown, picture(watched)), "what was asked while it was away is shown"
+        page.keyboard.press("Control+z")
+        assert state(watched) == kept
+        assert not differs(shown, picture(watched))
+    assert not watched.strangers

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import hashlib
 import socket
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 from fastapi import FastAPI, Request, WebSocket
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
-from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from .. import __version__, recipe
@@ -72,10 +73,15 @@ class Studio:
         self.shelf = shelf
         self.given = directions
         self.desk = Desk(shelf)
-        self.jobs = Jobs()
         self.sockets = 0
+        self.open()
+
+    def open(self) -> None:
+        """Start the threads."""
+        self.jobs = Jobs()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="studio-frames")
         self._aside = ThreadPoolExecutor(2, thread_name_prefix="studio-aside")
+        self.is_open = True
 
     async def soon(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Run a function on the thread that makes pictures."""
@@ -89,14 +95,19 @@ class Studio:
     def close(self) -> None:
         """End all threads."""
         self.jobs.close()
+        self.is_open = False
         for pool in (self._pool, self._aside):
             pool.shutdown(wait=False, cancel_futures=True)
 
     # what the page asks first
 
     def about(self) -> dict[str, Any]:
-        """Return what there is to choose from."""
+        """Return what there is to choose from, and of the first generator all that its page shows."""
+        first = self.shelf.sources[0]
+        anatomy = self.anatomy(first)
         return {
+            "first": anatomy,
+            "tables": [self.table(first, source) for source in anatomy["sets"]],
             "version": __version__,
             "workspace": str(self.shelf.workspace),
             "generators": list(self.shelf.sources),
@@ -212,6 +223,8 @@ def create_app(studio: Studio, *, hosts: tuple[str, ...] = ()) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if not studio.is_open:
+            studio.open()
         yield
         studio.close()
 
@@ -234,7 +247,7 @@ def create_app(studio: Studio, *, hosts: tuple[str, ...] = ()) -> FastAPI:
     _add_tools(app, studio)
     _add_jobs(app, studio)
     _add_socket(app, studio)
-    app.mount("/", StaticFiles(directory=STATIC, html=True))
+    _add_page(app)
     app.add_middleware(Guard, hosts=hosts, uploads=("/api/photo", "/api/directions/upload"))
     return app
 
@@ -250,6 +263,10 @@ def _add_errors(app: FastAPI) -> None:
         where = ".".join(str(each) for each in first["loc"] if each != "body")
         return JSONResponse({"error": f"{where or 'the body'}: {first['msg']}", "unsupported": False}, 422)
 
+    @app.exception_handler(HTTPException)
+    async def other(_: Request, error: HTTPException) -> JSONResponse:
+        return JSONResponse({"error": str(error.detail), "unsupported": False}, error.status_code, error.headers)
+
     @app.exception_handler(ClientDisconnect)
     async def gone(_: Request, __: ClientDisconnect) -> JSONResponse:
         return JSONResponse({"error": "the body is larger than allowed, or did not come whole"}, 413)
@@ -263,7 +280,7 @@ def _add_pictures(app: FastAPI, studio: Studio) -> None:
     @app.get("/api/studio")
     async def about() -> dict[str, Any]:
         """Tell what there is to choose from."""
-        return studio.about()
+        return await studio.soon(studio.about)
 
     @app.get("/api/generator")
     async def anatomy(generator: Source) -> dict[str, Any]:
@@ -296,6 +313,25 @@ def _add_pictures(app: FastAPI, studio: Studio) -> None:
     async def recipe_of(body: EditBody) -> dict[str, Any]:
         """Tell how the picture of an Edit is made at the shell and in Python."""
         return studio.recipe(body.edit)
+
+
+TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+
+
+def _add_page(app: FastAPI) -> None:
+    """Serve the page from memory: two dozen small files, all of which every visit asks for."""
+    files = {path.name: path.read_bytes() for path in STATIC.iterdir() if path.suffix in TYPES}
+    tags = {name: f'"{hashlib.sha256(data).hexdigest()[:16]}"' for name, data in files.items()}
+
+    @app.get("/{name}", include_in_schema=False)
+    @app.get("/", include_in_schema=False)
+    async def page(request: Request, name: str = "index.html") -> Response:
+        if name not in files:
+            return JSONResponse({"error": f"there is no {name[:80]!r} here"}, 404)
+        headers = {"etag": tags[name], "cache-control": "no-cache"}
+        if request.headers.get("if-none-match") == tags[name]:
+            return Response(status_code=304, headers=headers)
+        return Response(files[name], media_type=f"{TYPES[Path(name).suffix]}; charset=utf-8", headers=headers)
 
 
 def _add_sets(app: FastAPI, studio: Studio) -> None:
@@ -374,45 +410,45 @@ def _add_tools(app: FastAPI, studio: Studio) -> None:
 
 
 def _add_jobs(app: FastAPI, studio: Studio) -> None:
-    desk, jobs = studio.desk, studio.jobs
+    desk = studio.desk
 
     @app.post("/api/discover")
     async def discover(body: DiscoverBody) -> dict[str, Any]:
         """Run a method; gives a job."""
-        return jobs.start(body.method, await studio.aside(desk.discovering, body)).to_json()
+        return studio.jobs.start(body.method, await studio.aside(desk.discovering, body)).to_json()
 
     @app.post("/api/measure")
     async def measure(body: MeasureBody) -> dict[str, Any]:
         """Measure effects and limits of a set; gives a job."""
-        return jobs.start("measure", await studio.aside(desk.measuring, body)).to_json()
+        return studio.jobs.start("measure", await studio.aside(desk.measuring, body)).to_json()
 
     @app.post("/api/region")
     async def region(body: RegionBody) -> dict[str, Any]:
         """Find directions that change a box of a picture; gives a job."""
-        return jobs.start("region", await studio.aside(desk.seeking, body)).to_json()
+        return studio.jobs.start("region", await studio.aside(desk.seeking, body)).to_json()
 
     @app.post("/api/photo", openapi_extra=BINARY)
     async def photo(request: Request, generator: Source, name: Name, steps: Steps = 120) -> dict[str, Any]:
         """Find the code of a photo; gives a job, whose picture shows the photo beside what stands for it."""
         work = await studio.aside(desk.projecting, generator, name, await request.body(), steps)
-        return jobs.start("photo", work).to_json()
+        return studio.jobs.start("photo", work).to_json()
 
     @app.get("/api/jobs/{number}")
     async def job(number: str) -> dict[str, Any]:
         """Tell how far a job is."""
-        return jobs[number].to_json()
+        return studio.jobs[number].to_json()
 
     @app.delete("/api/jobs/{number}")
     async def cancel(number: str) -> dict[str, Any]:
         """Ask a job to stop."""
-        return jobs.cancel(number).to_json()
+        return studio.jobs.cancel(number).to_json()
 
     @app.get("/api/jobs/{number}/picture", response_class=Response, responses=PICTURE)
     async def job_picture(number: str) -> Response:
         """Give the latest picture of a job."""
-        if jobs[number].picture is None:
+        if studio.jobs[number].picture is None:
             raise UserError(f"job {number} has no picture (yet)")
-        return Response(jobs[number].picture, media_type="image/png")
+        return Response(studio.jobs[number].picture, media_type="image/png")
 
 
 def _add_socket(app: FastAPI, studio: Studio) -> None:

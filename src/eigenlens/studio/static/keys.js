@@ -14,6 +14,7 @@ const HELP = [
 export function listen({ transport, sliders, tabs, hold, snapshot }) {
   const dialog = byId("keys");
   dialog.append(h("h2", {}, "Keys"), h("dl", {}, HELP.flatMap(([key, does]) => [h("dt", {}, key), h("dd", {}, does)])),
+    h("p", { class: "quiet" }, "For programs: ", h("a", { href: "api.html" }, "all requests"), "."),
     h("form", { method: "dialog" }, h("button", {}, "Close")));
   const help = () => dialog.showModal();
   byId("help").onclick = help;

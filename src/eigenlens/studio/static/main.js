@@ -88,9 +88,9 @@ addEventListener("hashchange", () => {
 let anatomy = null;
 
 /** Open a state: its generator, then its sliders and its picture. */
-async function open(state) {
+async function open(state, known = null) {
   tell("opening …");
-  anatomy = await get("/api/generator", { generator: state.generator });
+  anatomy = known ?? await get("/api/generator", { generator: state.generator });
   byId("generator").value = state.generator;
   const label = anatomy.labels.length && (state.label === undefined || state.label === null) ? 0 : state.label ?? null;
   store.begin({ ...state, label, sets: state.sets?.length ? state.sets : anatomy.sets });
@@ -109,7 +109,9 @@ async function begin() {
   const first = { generator: about.generators[0], seed: 3, truncation: 0.7 };  // nearer the mean than chance has it
   tabs.open("axes");
   try {
-    await open(linked?.generator ? linked : first);
+    const state = linked?.generator ? linked : first;
+    sliders.know(about.tables, about.first.source);
+    await open(state, state.generator === about.first.source ? about.first : null);
   } catch (error) {
     if (!linked) throw error;
     complain(error);

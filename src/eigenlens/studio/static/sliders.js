@@ -38,6 +38,11 @@ export class Sliders extends EventTarget {
 
   table(source) { return this.#tables.get(source); }
 
+  /** Take tables that came with the page. */
+  know(tables, generator) {
+    for (const table of tables) this.#tables.set(table.source, { ...table, generator });
+  }
+
   /** Show the sets that the state names, reading those that are new. */
   async load() {
     const { sets, generator } = store.state;
