@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ import torch
 from eigenlens import effect
 from eigenlens.directions import Directions, standard_deviation, unit_norm
 from eigenlens.errors import UserError
-from eigenlens.generator import Generator
+from eigenlens.generator import Generator, load_generator
+from eigenlens.method import METHODS
 from eigenlens.sheet import sheet, spread
 from toy_spaces import FunctionToy, SlotToy
 
@@ -275,3 +277,27 @@ def test_sheet_has_a_row_for_each_direction_and_code() -> None:
     assert given.width < short.width
     with pytest.raises(UserError, match="at least one of each"):
         sheet(toy, directions, toy.sample(2), which=[])
+
+
+def test_the_bundled_axes_lie_measured_beside_their_generator() -> None:
+    generator = load_generator("toonfaces")
+    axes = METHODS["eigen"](measured=False).fit(generator)
+    known = effect.with_known_figures(generator, axes)
+    assert known.limits.isfinite().all()
+    some = axes[["L2D1", "L4D5"]]
+    assert torch.allclose(effect.measure_effect(generator, some), known[some.names].effect, rtol=0.01)
+    assert effect.with_known_figures(generator, axes.flipped(["L1D1"])).effect.isnan().all()
+    assert effect.with_known_figures(generator, some).effect.isnan().all()
+
+
+def test_figures_of_another_generator_are_not_taken(eigengan: Generator, tmp_path: Path) -> None:
+    axes = METHODS["eigen"](measured=False).fit(eigengan)
+    eigengan.save(tmp_path)
+    here = load_generator(tmp_path)
+    axes.with_figures(effect=torch.ones(len(axes)), limits=torch.ones(len(axes), 2)).save(tmp_path / effect.KNOWN)
+    assert effect.with_known_figures(here, axes).effect.tolist() == [1.0] * len(axes)
+    with torch.no_grad():
+        next(here.network.parameters()).add_(1.0)
+    assert effect.with_known_figures(load_generator("toonfaces"), axes) is axes
+    del here.weight_hash
+    assert effect.with_known_figures(here, axes) is axes

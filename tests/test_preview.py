@@ -143,8 +143,25 @@ def test_what_is_held_begins_before_the_layer(eigengan: Generator, axes: Directi
     preview = Preview(eigengan, lambda name: axes)
     for by in (0.0, 1.0):
         preview.images(edit(("L2D1", by)))
-    assert preview._held is not None
-    assert isinstance(preview._held.state, State)
-    assert preview._held.layer == eigengan.layer_index("layer2")
+    [held] = preview._held.values()
+    assert isinstance(held.state, State)
+    assert held.layer == eigengan.layer_index("layer2")
     preview.forget()
-    assert preview._held is None
+    assert not preview._held
+
+
+def test_quick_frames_are_near_and_leave_the_full_ones_alone(
+    tiny: Callable[[str], Generator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eigenlens.preview.FULL_UP_TO", 8)
+    monkeypatch.setattr("eigenlens.runtime.has_fast_bf16", lambda device: True)
+    generator = tiny("stylegan2")
+    found = METHODS["random"](n_directions=1).fit(generator)
+    preview = Preview(generator, lambda name: found)
+    for by in (0.0, 1.0, 2.0):
+        each = Edit("tiny", Start(label=0), (Move("random", 0, by=by),))
+        full, quick = preview.images(each), preview.images(each, quick=True)
+        with torch.inference_mode():
+            assert torch.equal(full, generator(apply(each, generator, lambda name: found).after))
+        assert 0 < float((full - quick).abs().mean()) < 0.1 * float(full.std())
+    assert generator.precision == "fp32"

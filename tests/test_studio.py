@@ -542,3 +542,11 @@ def test_what_a_reader_sees_is_held(client: TestClient) -> None:
         for each in (edit(seed=1), plain, plain | {"keep": ["pixels:brightness"]})
     ]
     assert abs(shades[2] - shades[0]) < 0.3 * abs(shades[1] - shades[0]) + 0.5
+
+
+def test_names_are_proposed_and_old_ones_told(client: TestClient) -> None:
+    made = ask(client, "directions/change", generator="tiny", source="eigen", drop=["L1D2", "L1D3", "L2D1", "L2D2"])
+    done = finished(client, ask(client, "names", generator="tiny", source=made["source"]))
+    assert done["state"] == "done", done
+    old, new = names(client, made["source"]), names(client, done["result"]["source"])
+    assert [done["result"]["rename"].get(name, name) for name in old] == new

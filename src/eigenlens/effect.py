@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -361,6 +362,26 @@ def calibrate(
         measured = measure_limits(generator, directions, n=limit_samples, n_codes=limit_codes)
         directions = directions.with_figures(limits=measured * directions.units_per_sigma(space)[:, None])
     return directions
+
+
+KNOWN = "axes.safetensors"
+"""File beside a generator's own that holds its axes with figures measured before."""
+
+
+def with_known_figures(generator: Generator, directions: Directions) -> Directions:
+    """Return directions with effects and limits that lie measured beside the generator, for the same vectors.
+
+    Such a file is what `eigenlens discover GENERATOR --method eigen --out axes.safetensors` writes. Directions whose
+    figures are measured already, of another generator, or of other vectors, come back as they are.
+    """
+    path = Path(generator.origin.source) / KNOWN
+    if directions.effect.isfinite().all() or not path.is_file():
+        return directions
+    known = Directions.load(path)
+    same = known.vectors.shape == directions.vectors.shape and torch.allclose(known.vectors, directions.vectors)
+    if not same or known.provenance.generator.get("weights") != generator.weight_hash or known.unit != directions.unit:
+        return directions
+    return directions.with_figures(effect=known.effect, limits=known.limits)
 
 
 # --- equal change -----------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import threading
 from collections import OrderedDict
@@ -21,6 +22,8 @@ from .generator import Generator, State
 
 N_STARTS = 512
 """Starting codes that are kept."""
+FULL_UP_TO = 128
+"""Pixels up to which images are always rendered in full precision."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +51,12 @@ class Preview:
         self.generator = generator
         self.find = find
         self._starts: OrderedDict[tuple[Start, float], Codes] = OrderedDict()
-        self._last: tuple[Codes, Tensor] | None = None
-        self._held: Held | None = None
+        self._quick = generator
+        if generator.resolution > FULL_UP_TO:
+            self._quick = copy.copy(generator)  # the same weights, in another arithmetic
+            self._quick.precision = "auto"
+        self._last: dict[str, tuple[Codes, Tensor]] = {}
+        self._held: dict[str, Held] = {}
         self._lock = threading.RLock()
 
     @property
@@ -84,32 +91,42 @@ class Preview:
         done = [edit_codes(self.generator, starts[i], edit, self.find) for i in range(n)]
         return concatenate([each.before for each in done]), concatenate([each.after for each in done])
 
-    def images(self, edit: Edit, n: int = 1) -> Tensor:
-        """Render an Edit, and the same done to its n - 1 neighbours: [n, channels, height, width] on the CPU."""
+    def images(self, edit: Edit, n: int = 1, *, quick: bool = False) -> Tensor:
+        """Render an Edit, and the same done to its n - 1 neighbours: [n, channels, height, width] on the CPU.
+
+        Args:
+            edit: what to render.
+            n: how many neighbours, itself included.
+            quick: whether bfloat16 will do, where that is faster and images are large: for frames while a hand moves.
+        """
         with self._lock, torch.inference_mode():
+            generator = self._quick if quick else self.generator
+            key = generator.precision
             before, codes = self._edited(edit, n)
             if edit.region is not None:
-                return show(self.generator, self.generator.lift(before, codes.space.name), codes, edit.region).cpu()
-            if self._last is not None and is_same(self._last[0], codes):
-                return self._last[1]
-            layer = 0 if self._last is None else self._first_difference(self._last[0], codes)
-            images = self._from(codes, layer).cpu()
-            self._last = (codes, images)
+                return show(generator, generator.lift(before, codes.space.name), codes, edit.region).cpu()
+            last = self._last.get(key)
+            if last is not None and is_same(last[0], codes):
+                return last[1]
+            layer = 0 if last is None else self._first_difference(last[0], codes)
+            images = self._from(generator, codes, layer).float().cpu()
+            self._last[key] = (codes, images)
             return images
 
     def _first_difference(self, a: Codes, b: Codes) -> int:
         return self.generator.layer_index(self.generator.first_layer_moved(a, b))
 
-    def _from(self, codes: Codes, layer: int) -> Tensor:
+    def _from(self, generator: Generator, codes: Codes, layer: int) -> Tensor:
         """Render codes that agree with those before up to `layer`."""
+        key = generator.precision
         if layer == 0:
-            self._held = None
-            return self.generator.render(codes)
-        held = self._held
+            self._held.pop(key, None)
+            return generator.render(codes)
+        held = self._held.get(key)
         if held is None or held.layer < layer or self._first_difference(held.codes, codes) < held.layer:
-            held = Held(codes, layer, self.generator.start(codes, self.generator.layers[layer].name))
-            self._held = held
-        return self.generator.finish(codes, held.state)
+            held = Held(codes, layer, generator.start(codes, generator.layers[layer].name))
+            self._held[key] = held
+        return generator.finish(codes, held.state)
 
     def strip(self, edit: Edit, directions: str, name: str | int, steps: Sequence[float], layers: str | None) -> Tensor:
         """Render what one direction does to the Edit's image: [steps, channels, height, width] on the CPU.
@@ -142,7 +159,8 @@ class Preview:
     def forget(self) -> None:
         """Drop what is kept of the last images."""
         with self._lock:
-            self._last = self._held = None
+            self._last.clear()
+            self._held.clear()
 
 
 def neighbours(start: Start, n: int) -> list[Start]:

@@ -142,6 +142,14 @@ class MeasureBody(Body):
     source: Source
 
 
+class NamesBody(Body):
+    """A set whose directions shall be named by what a reader sees change."""
+
+    generator: Source
+    source: Source
+    reader: Name = "pixels"
+
+
 class RegionBody(Body):
     """A box on an Edit's picture, in shares of its width and height, and what is sought there."""
 

@@ -28,7 +28,9 @@ from ..errors import UserError
 from ..exchange import import_directions
 from ..files import file_stem, write_json
 from ..method import METHODS, lacking, make_method, settings
+from ..naming import propose, renamed
 from ..photo import open_photo
+from ..profile import TARGETS, measure_profile, measure_yardstick
 from ..project import Progress, project
 from ..reader import READERS
 from ..sheet import spread
@@ -40,6 +42,7 @@ from .bodies import (
     ExportBody,
     JoinBody,
     MeasureBody,
+    NamesBody,
     RegionBody,
     SaveBody,
     SimilarityBody,
@@ -224,6 +227,20 @@ class Desk:
         g = self.shelf.generator(body.generator)
         stem = self._stem(body.source)
         return lambda job: {"source": self.draft(body.generator, calibrate(g, found), stem), "of": body.source}
+
+    def naming(self, body: NamesBody) -> Callable[[Job], dict[str, Any]]:
+        """Return the work that proposes names; those that someone gave stay."""
+        found = self.shelf.directions(body.generator, body.source)
+        g, reader, stem = self.shelf.generator(body.generator), READERS[body.reader](), self._stem(body.source)
+
+        def work(job: Job) -> dict[str, Any]:
+            measured = calibrate(g, found.in_sigma(g.space(found.space)))
+            profile = measure_profile(g, measured, reader, measure_yardstick(g, measured, reader), n_codes=16)
+            proposals = propose(measured, profile, profile.strengths_at("change", TARGETS["change"]))
+            rename = {each.direction: each.name for each in proposals if each.name != each.direction}
+            return {"source": self.draft(body.generator, renamed(measured, proposals), stem), "rename": rename}
+
+        return work
 
     def seeking(self, body: RegionBody) -> Callable[[Job], dict[str, Any]]:
         """Return the work that finds directions of a box on a picture."""

@@ -25,6 +25,7 @@ from ..directions import Directions
 from ..effect import moved_parts
 from ..errors import Unsupported, UserError
 from ..method import METHODS, default_directions, lacking
+from ..reader import READERS
 from ..sheet import spread
 from .bodies import (
     BreedBody,
@@ -38,6 +39,7 @@ from .bodies import (
     JoinBody,
     MeasureBody,
     Name,
+    NamesBody,
     Problem,
     RegionBody,
     SaveBody,
@@ -110,6 +112,7 @@ class Studio:
             "tables": [self.table(first, source) for source in anatomy["sets"]],
             "version": __version__,
             "workspace": str(self.shelf.workspace),
+            "readers": list(READERS),
             "generators": list(self.shelf.sources),
             "opened": dict(self.shelf.opened),
         }
@@ -175,7 +178,7 @@ class Studio:
         """Return the picture of an Edit, and what the page must know to cut it up."""
         edit = self.shelf.edit(body.edit)
         preview = self.shelf.preview(edit.generator)
-        images = preview.images(edit, body.n)
+        images = preview.images(edit, body.n, quick=not body.final)
         columns = body.columns or {1: 1, 4: 2, 9: 3}.get(body.n, min(body.n, 8))
         is_small = preview.generator.resolution <= LOSSLESS_UP_TO
         format = "png" if body.final or is_small else "jpeg"
@@ -421,6 +424,11 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
     async def measure(body: MeasureBody) -> dict[str, Any]:
         """Measure effects and limits of a set; gives a job."""
         return studio.jobs.start("measure", await studio.aside(desk.measuring, body)).to_json()
+
+    @app.post("/api/names")
+    async def names(body: NamesBody) -> dict[str, Any]:
+        """Propose names for a set from what a reader sees; gives a job."""
+        return studio.jobs.start("names", await studio.aside(desk.naming, body)).to_json()
 
     @app.post("/api/region")
     async def region(body: RegionBody) -> dict[str, Any]:

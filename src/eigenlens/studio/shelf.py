@@ -10,6 +10,7 @@ from typing import Any
 
 from ..directions import Directions
 from ..edit import Edit
+from ..effect import with_known_figures
 from ..errors import UserError, unknown_name
 from ..files import confined
 from ..generator import Generator
@@ -117,7 +118,8 @@ class Shelf:
         found = find_directions(
             source if path is None else str(path), self.generator(generator), foreign=True, measured=False
         )
-        found = found.with_figures(sigma=found.known_sigma(self.generator(generator).space(found.space)))
+        g = self.generator(generator)
+        found = with_known_figures(g, found.with_figures(sigma=found.known_sigma(g.space(found.space))))
         with self._lock:
             self._sets[key] = found
             while len(self._sets) > N_SETS:

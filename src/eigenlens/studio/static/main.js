@@ -85,6 +85,7 @@ addEventListener("hashchange", () => {
 
 // --- opening ---
 
+let about = null;
 let anatomy = null;
 
 /** Open a state: its generator, then its sliders and its picture. */
@@ -95,6 +96,7 @@ async function open(state, known = null) {
   const label = anatomy.labels.length && (state.label === undefined || state.label === null) ? 0 : state.label ?? null;
   store.begin({ ...state, label, sets: state.sets?.length ? state.sets : anatomy.sets });
   transport.fit(anatomy);
+  sets.readers = about.readers;
   sets.offered = [...new Set([...anatomy.sets, ...anatomy.offered])];
   await sliders.load();
   if (tabs.now !== "axes") tabs.open(tabs.now);
@@ -103,7 +105,7 @@ async function open(state, known = null) {
 }
 
 async function begin() {
-  const about = await get("/api/studio");
+  about = await get("/api/studio");
   byId("generator").replaceChildren(...about.generators.map((source) => h("option", { value: source }, source.split("/").pop())));
   const linked = fromHash(location.hash);
   const first = { generator: about.generators[0], seed: 3, truncation: 0.7 };  // nearer the mean than chance has it

@@ -69,6 +69,8 @@ export class Sets {
       { text: "Save under a name…", act: () => this.#save(source) },
       { text: "Download", act: () => this.#download(source), reason: /[/\\.]/.test(source) ? "" : "A method's own set has no file yet; save it under a name first" },
       { text: "Measure effects and limits", act: () => this.measure(source), reason: this.sliders.table(source)?.rows.every((row) => row.is_measured && row.effect !== null) ? "All are measured" : "" },
+      { text: "Suggest names from pixels", act: () => this.name(source, "pixels") },
+      ...this.readers.filter((name) => name !== "pixels").map((name) => ({ text: `Suggest names from ${name}`, act: () => this.name(source, name) })),
       { text: "Take off the page", act: () => this.#remove(source) },
     ]);
   }
@@ -129,6 +131,20 @@ export class Sets {
     }
   }
 
+  /** Let a reader propose names. */
+  async name(source, reader) {
+    try {
+      const made = await this.job.follow(await post("/api/names", { generator: store.state.generator, source, reader }));
+      if (!made) return;
+      this.sliders.carryPins(source, made.source, made.rename);
+      this.put(made.source, { instead: source, rename: made.rename });
+      const n = Object.keys(made.rename).length;
+      tell(n ? `${n} named` : "nothing explains them; the names stay");
+    } catch (error) {
+      complain(error);
+    }
+  }
+
   async #addMenu(anchor) {
     const { state } = store;
     let files = { directions: [] };
@@ -148,6 +164,7 @@ export class Sets {
   }
 
   offered = [];
+  readers = [];
 
   async #uploaded() {
     const [file] = this.file.files;
