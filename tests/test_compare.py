@@ -197,6 +197,17 @@ def test_a_failed_cell_names_its_reason_and_is_tried_again(tmp_path: Path, monke
     assert len(comparison.results.read()) == 3
 
 
+def test_a_method_without_use_for_a_seed_is_measured_once(tmp_path: Path) -> None:
+    grid = small(seeds=[0, 1], calibrations=["native"], metrics=[MATRIX])
+    comparison = Comparison(grid, tmp_path)
+    comparison.run()
+    lines = {(each["cell"]["method"], each["cell"]["method_seed"]): each for each in comparison.results.read()}
+    assert lines["axes", 1]["same_as"] == {"method_seed": 0}
+    assert lines["axes", 1]["value"] == lines["axes", 0]["value"]
+    assert "same_as" not in lines["random", 1]
+    assert lines["random", 1]["value"] != lines["random", 0]["value"]
+
+
 def test_processes_share_the_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     grid = small(metrics=["latent_orthogonality_v1"], methods=["axes", "random", "copies"], seeds=[0, 1])
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -255,6 +266,8 @@ def both(first: dict[str, list[float]], second: dict[str, list[float]]):
 
 HIGH = [0.8, 0.9, 0.85, 0.82, 0.88]
 LOW = [0.3, 0.5, 0.4, 0.35, 0.45]
+ALIKE = [0.44, 0.31, 0.42, 0.5, 0.33]
+"""Not the same as `LOW`, nor higher or lower."""
 
 
 def test_an_order_that_holds_everywhere_is_claimed_whichever_comes_first() -> None:
@@ -268,7 +281,7 @@ def test_an_order_that_holds_everywhere_is_claimed_whichever_comes_first() -> No
 
 def test_an_order_that_turns_or_fades_depends_on_calibration() -> None:
     assert both({"native": HIGH, "change": LOW}, {"native": LOW, "change": HIGH}).verdict == "depends on calibration"
-    faded = both({"native": HIGH, "change": LOW}, {"native": LOW, "change": LOW[::-1]})
+    faded = both({"native": HIGH, "change": LOW}, {"native": LOW, "change": ALIKE})
     assert faded.verdict == "depends on calibration"
     assert "depends on calibration" in in_words(faded)
     missing = both({"native": HIGH, "change": HIGH}, {"native": LOW})
@@ -276,7 +289,7 @@ def test_an_order_that_turns_or_fades_depends_on_calibration() -> None:
 
 
 def test_no_order_is_claimed_from_noise_or_few_seeds() -> None:
-    assert both({"native": LOW}, {"native": LOW[::-1]}).verdict == "not shown"
+    assert both({"native": LOW}, {"native": ALIKE}).verdict == "not shown"
     assert both({"native": HIGH[:4]}, {"native": LOW[:4]}).verdict == "too few seeds"
 
 
@@ -292,7 +305,13 @@ def test_an_order_at_fewer_than_four_strengths_is_no_claim() -> None:
 def test_differences_are_paired() -> None:
     """Seeds that differ more than the methods do hide nothing: each seed is compared with itself."""
     seeds = np.array([0.1, 0.5, 0.9, 0.3, 0.7])
-    assert both({"native": list(seeds + 0.02)}, {"native": list(seeds)}).verdict == "higher"
+    gains = np.array([0.02, 0.03, 0.025, 0.015, 0.01])
+    assert both({"native": list(seeds + gains)}, {"native": list(seeds)}).verdict == "higher"
+
+
+def test_the_same_number_again_is_no_evidence() -> None:
+    """Two methods without any use for a seed differ by the same at each: one measurement, not five."""
+    assert both({"native": [0.8] * 5}, {"native": [0.4] * 5}).verdict == "too few seeds"
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

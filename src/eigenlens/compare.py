@@ -53,8 +53,9 @@ ORACLE = "oracle"
 ORACLE_LIMITS = (-4.0, 4.0)
 """σ within which an oracle's directions are walked: whatever it draws is real, so it has no edge to measure."""
 MIN_REPLICATES = 5
-"""Generators, or else method seeds, below which no claim of order is made: with fewer, all of them fall on one side by
-chance more often than one time in sixteen."""
+"""Networks, or else method seeds, below which no claim of order is made: with fewer, all of them fall on one side by
+chance more often than one time in sixteen. Those that give the same numbers again, as a method does that has no use for
+a seed, count once."""
 
 
 # --- what is asked for ------------------------------------------------------------------------------------------------
@@ -500,8 +501,20 @@ class Comparison:
             return
         spent = time.monotonic() - began[0], time.process_time() - began[1]
         self.log(f"{fit.group}  {fit.label}  seed {fit.seed}: {len(directions)} directions, {spent[0]:.0f} s")
+        twin = self._twin(fit, directions, self.grid.k)
         for cell in empty:
-            self._run_cell(cell, generator, directions, profile)
+            if twin is None or not self._copy_cell(cell, twin[0]):
+                self._run_cell(cell, generator, directions, profile)
+
+    def _copy_cell(self, cell: Cell, first: Fit) -> bool:
+        """Take the number of the same directions, found with the first seed; tell whether there was one."""
+        own = dataclasses.replace(cell, fit=first).address(self.grid)
+        line = self.results.latest().get(address_key(own))
+        if line is None or line["status"] != "done":
+            return False
+        copied = {key: value for key, value in line.items() if key not in ("cell", "status", "command")}
+        self._note(cell, "done", **copied, same_as={"method_seed": first.seed})
+        return True
 
     def _is_known(self, cell: Cell, known: Mapping[str, Mapping[str, Any]]) -> bool:
         line = known.get(address_key(cell.address(self.grid)))
@@ -579,18 +592,37 @@ class Comparison:
             found = method.fit(generator, seed=fit.seed, run=self.folder / "runs" / path.stem)
             cost = time.process_time() - began
             found = most_important(found.in_sigma(generator.space(found.space)), k)
-            if fit.is_oracle:
-                found = found.with_figures(limits=torch.tensor([ORACLE_LIMITS] * len(found)))
-            directions = calibrate(generator, found)
+            twin = self._twin(fit, found, k)
+            if twin is not None:
+                directions = dataclasses.replace(twin[1], provenance=found.provenance)
+                twin[2].save(self._profile_file(path.stem), force=True)
+            else:
+                if fit.is_oracle:
+                    found = found.with_figures(limits=torch.tensor([ORACLE_LIMITS] * len(found)))
+                directions = calibrate(generator, found)
             fields = {**directions.fields, "fit_cpu_seconds": torch.full((len(directions),), cost)}
             directions = directions.with_figures(fields=fields)
             directions.save(path, force=True)
         return generator, directions, self.profile(path.stem, fit.source, directions)
 
+    def _twin(self, fit: Fit, found: Directions, k: int) -> tuple[Fit, Directions, Profile] | None:
+        """Return what the grid's first seed found, where it is the same: many methods have no use for a seed."""
+        first = dataclasses.replace(fit, seed=self.grid.seeds[0])
+        path = self.directions_file(first, k=k)
+        if fit.seed == first.seed or not path.exists() or not self._profile_file(path.stem).exists():
+            return None
+        directions = Directions.load(path)
+        is_same = directions.vectors.shape == found.vectors.shape and torch.equal(directions.vectors, found.vectors)
+        is_same &= getattr(directions, "is_straight", True)
+        return (first, directions, Profile.load(self._profile_file(path.stem))) if is_same else None
+
+    def _profile_file(self, key: str) -> Path:
+        reader = re.sub(r"[^\w.-]+", "-", self.grid.reader)
+        return self.folder / "profiles" / f"{key}--{reader}-{self.grid.profile_codes}.safetensors"
+
     def profile(self, key: str, source: str, directions: Directions) -> Profile:
         """Return the profile of some directions, read from its file or measured."""
-        name = f"{key}--{self.grid.reader}-{self.grid.profile_codes}.safetensors"
-        path = self.folder / "profiles" / name
+        path = self._profile_file(key)
         if path.exists():
             return Profile.load(path)
         generator = self.open(source)
@@ -789,14 +821,14 @@ def _claim(
     least: int,
     calibrations: Sequence[str],
 ) -> Claim:
-    differences = {}
+    differences, paired = {}, []
     for calibration in a:
         if calibration in b:
-            paired = a[calibration].values - b[calibration].values
-            if np.isfinite(paired).any():
-                differences[calibration] = nested_bootstrap(paired)
-    replicates = [max(each.levels[0], each.levels[1]) for each in differences.values()]
-    if not replicates or min(replicates) < least:
+            difference = a[calibration].values - b[calibration].values
+            if np.isfinite(difference).any():
+                differences[calibration] = nested_bootstrap(difference)
+                paired.append(difference)
+    if not paired or min(map(_replicates, paired)) < least:
         return Claim(group, metric, first, second, "too few seeds", differences)
     if "any" not in a and not set(calibrations) <= set(a) | set(b):
         return Claim(group, metric, first, second, "too few calibrations", differences)
@@ -808,6 +840,12 @@ def _claim(
         turned = {name: Interval(-each.mean, -each.high, -each.low, each.levels) for name, each in differences.items()}
         return Claim(group, metric, second, first, "higher", turned)
     return Claim(group, metric, first, second, "depends on calibration" if any(signs) else "not shown", differences)
+
+
+def _replicates(values: np.ndarray) -> int:
+    """Return how many networks, or else method seeds, gave numbers of their own: [networks, method seeds, codes]."""
+    networks, seeds = (np.round(np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1), 9) for axis in (0, 1))
+    return max(len({row.tobytes() for row in rows if np.isfinite(row).any()}) for rows in (networks, seeds))
 
 
 def in_words(claim: Claim) -> str:
