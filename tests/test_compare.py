@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +128,7 @@ def test_every_cell_is_a_line_with_all_that_is_needed_to_get_it_again(done: Comp
     line = next(each for each in lines if each["status"] == "done" and each["cell"]["metric"] == MATRIX)
     for key in ("value", "protocol", "version", "n", "seed", "seconds", "cpu_seconds", "device", "generator", "dead"):
         assert line[key] is not None
-    assert line["command"].startswith("eigenlens compare --generators painted:painter --methods axes")
+    assert "--generators painted:painter --methods axes --metrics" in line["command"]
 
 
 def test_what_a_family_lacks_is_not_applicable_with_the_reason(done: Comparison) -> None:
@@ -160,6 +161,19 @@ def test_copies_are_pure_and_still_come_out_bad(done: Comparison) -> None:
     assert orthogonality["copies"].interval is not None
     assert orthogonality["copies"].interval.mean == pytest.approx(0.0, abs=1e-6)
     assert orthogonality["copies"].calibration == "any"
+
+
+@pytest.mark.parametrize(("method", "calibration"), [("random", "change"), ("axes", "realism")])
+def test_the_command_of_a_cell_gives_its_number_again(
+    done: Comparison, method: str, calibration: str, tmp_path: Path
+) -> None:
+    wanted = {"group": "painter", "method": method, "calibration": calibration, "metric": MATRIX}
+    line = next(each for each in done.results.read() if wanted.items() <= each["cell"].items())
+    words = shlex.split(line["command"])
+    out = tmp_path / "again"
+    assert main([*words[1 : words.index("--out")], "--out", str(out), "--null", "0"]) == 0
+    again = [each for each in Results(out).read() if each["cell"]["method"] == method]
+    assert [each["value"] for each in again] == [line["value"]]
 
 
 def test_a_finished_run_computes_nothing_again(done: Comparison) -> None:

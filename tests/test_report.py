@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import html
 import html.parser
 import json
 import math
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
+from eigenlens.cli import main
 from eigenlens.compare import Comparison, Grid
 from eigenlens.page import Dot, Series, data, dot_chart, heat_map, line_chart, scatter_chart, table, ticks
 from eigenlens.report import curves, write_report
@@ -80,7 +83,15 @@ def test_every_direction_has_a_passport(report) -> None:
     text = path.read_text("utf-8")
     assert text.count("<article>") == 3 * 3  # axes, random and the oracle; eigen does not apply
     assert text.count("data:image/webp") == 9
-    for word in ("σ", "limits", "effect", "p against random", "equal realism", "eigenlens traverse painted:painter"):
+    for word in (
+        "σ",
+        "limits",
+        "effect",
+        "p against random",
+        "equal realism",
+        "eigenlens traverse painted:painter",
+        "eigenlens names ",
+    ):
         assert word in text
     assert "axis-0 → region-0" in text
     assert "no axes of its own" in text  # why eigen is missing
@@ -91,8 +102,19 @@ def test_every_number_has_its_command(report) -> None:
     text = path.read_text("utf-8")
     numbers = json.loads(re.search(r'id="numbers">(.*?)</script>', text)[1])
     assert len(numbers) == text.count("<button data-number=") + text.count('<button class="none" data-number=')
-    assert all(each["command"].startswith("eigenlens compare --generators") for each in numbers)
+    kinds = ("eigenlens compare --config ", "eigenlens similarity ")
+    assert all(each["command"].startswith(kinds) for each in numbers)
     assert any(each["text"].startswith("n/a: toy has no axes") for each in numbers)
+
+
+def test_the_printed_commands_give_the_same_numbers(report, capsys: pytest.CaptureFixture[str]) -> None:
+    _, path = report
+    cards = path.read_text("utf-8").split("<article>")[1:]
+    shown = re.findall(r"<dt>p against random</dt><dd>(.*?)</dd>", cards[0])[0]
+    command = next(each for each in re.findall(r"<code>(.*?)</code>", cards[0]) if "names" in each)
+    assert main(shlex.split(html.unescape(command))[1:]) == 0
+    line = next(each for each in capsys.readouterr().out.splitlines() if each.startswith("axis-0"))
+    assert shown in line.split()
 
 
 def test_a_second_page_computes_nothing_again(report) -> None:
@@ -120,7 +142,7 @@ def test_the_page_fits_and_shows_what_is_behind_a_number(report, open_page, widt
     page = watched.page
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.locator("[data-number]").first.click()
-    assert page.locator("dialog code").inner_text().startswith("eigenlens compare --generators painted:painter")
+    assert page.locator("dialog code").inner_text().startswith("eigenlens compare --config ")
     page.keyboard.press("Escape")
     watched.check_clean()
 

@@ -6,6 +6,7 @@ share the cells. Tables and pages are made from that file and never typed in.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import functools
@@ -291,7 +292,10 @@ def load_grid(preset: str | None = None, file: Path | None = None, **changes: An
         if not isinstance(held, dict):
             raise UserError(f"{file} holds no grid; write generators:, methods:, metrics: and the rest, as in docs")
         given |= held
-    return Grid.from_dict(given | {key: value for key, value in changes.items() if value not in (None, ())})
+    changes = {key: value for key, value in changes.items() if value not in (None, ())}
+    if "calibrations" in changes or "metrics" in changes:  # what is asked for outright, not what was set before
+        given["at"] = {}
+    return Grid.from_dict(given | changes)
 
 
 # --- fits and cells ---------------------------------------------------------------------------------------------------
@@ -364,8 +368,10 @@ class Cell:
             chosen = ["--oracle", self.fit.source]
         else:
             chosen = ["--methods", str(self.fit.method)]
+        is_plain = dict(grid.targets) == dict(TARGETS) and grid.profile_codes == PROFILE_CODES
+        rest = [] if is_plain else ["--config", str(out / "grid.yaml")]
         words = [
-            "eigenlens", "compare", "--generators", self.fit.source, *chosen, "--metrics", str(self.metric),
+            "eigenlens", "compare", *rest, "--generators", self.fit.source, *chosen, "--metrics", str(self.metric),
             "--seeds", str(self.fit.seed), "--code-seeds", str(self.seed), "--calibrations", self.calibration,
             "--k", str(grid.k), "--reader", grid.reader, "--out", str(out),
         ]  # fmt: skip
@@ -588,9 +594,13 @@ class Comparison:
             directions = Directions.load(path, generator=generator)
         else:
             method = fit.method.make(METHODS, n_directions=k, reader=self.grid.reader, measured=False)
+            run = self.folder / "runs" / path.stem
+            run.mkdir(parents=True, exist_ok=True)
             began = time.process_time()
-            found = method.fit(generator, seed=fit.seed, run=self.folder / "runs" / path.stem)
+            found = method.fit(generator, seed=fit.seed, run=run)
             cost = time.process_time() - began
+            with contextlib.suppress(OSError):  # most methods leave nothing behind
+                run.rmdir()
             found = most_important(found.in_sigma(generator.space(found.space)), k)
             twin = self._twin(fit, found, k)
             if twin is not None:

@@ -21,6 +21,7 @@ from .compare import (
     Comparison,
     Entry,
     Fit,
+    Grid,
     Summary,
     cell_text,
     claims,
@@ -84,17 +85,23 @@ class Passport:
     strip: str
     """`data:` URL of the picture."""
 
+    grid: Grid
+    """What it was measured by."""
+
     @property
-    def command(self) -> str:
-        """Return the command that draws its strip at full size."""
+    def commands(self) -> tuple[str, ...]:
+        """Return the commands that draw its strip at full size, print its figures, and its name with the p-value."""
         low, high = self.directions.span(self.index)
-        return shlex.join(
-            [
-                "eigenlens", "traverse", self.source, "--directions", str(self.file), "--axis",
-                self.directions.names[self.index], f"--range={low:.3g}:{high:.3g}", "--seeds", str(STRIP_SEED),
-                "--out", "strip.png",
-            ]
-        )  # fmt: skip
+        name, file, grid = self.directions.names[self.index], str(self.file), self.grid
+        strip = [
+            "eigenlens", "traverse", self.source, "--directions", file, "--axis", name,
+            f"--range={low:.3g}:{high:.3g}", "--seeds", str(STRIP_SEED), "--out", "strip.png",
+        ]  # fmt: skip
+        names = [
+            "eigenlens", "names", file, "--generator", self.source, "--reader", grid.reader,
+            "--change", f"{grid.targets['change']:g}", "--n-codes", str(grid.profile_codes), "--null", str(grid.null),
+        ]  # fmt: skip
+        return tuple(map(shlex.join, (strip, ["eigenlens", "info", file], names)))
 
 
 @dataclass(frozen=True)
@@ -133,7 +140,7 @@ def write_report(comparison: Comparison, *, force: bool = True) -> Path:
             _against_strength(found),
             _against_cost(own, found),
             _heat(found),
-            _alike(found),
+            _alike(found, numbers),
             _passports(found),
         ]
     body = "".join(sections) + _PANEL + data("numbers", numbers.kept)
@@ -162,6 +169,11 @@ class Numbers:
         mean, _, more = cell_text(summary).partition(" ")
         small = f"<small>{escape(more)}</small>" if more else ""
         return f"<button{is_bad} data-number={len(self.kept) - 1}>{escape(mean)}{small}</button>"
+
+    def plain(self, text: str, title: str, command: str) -> str:
+        """Return a text as a button that shows a command."""
+        self.kept.append({"title": title, "text": text, "points": [], "further": {}, "command": command})
+        return f"<button data-number={len(self.kept) - 1}>{escape(text)}</button>"
 
 
 # --- sections ---------------------------------------------------------------------------------------------------------
@@ -309,7 +321,7 @@ among samples. Orange: up; blue: down; full colour from {HEAT_BOUND:g} on.</p>
 <div class="maps">{"".join(pieces)}</div>"""
 
 
-def _alike(found: Sequence[Found]) -> str:
+def _alike(found: Sequence[Found], numbers: Numbers) -> str:
     straight = [each for each in found if getattr(each.directions, "is_straight", True) and not each.fit.is_oracle]
     spaces = [each.directions.space for each in straight]
     kept = [each for each in straight if each.directions.space == spaces[0]]
@@ -318,17 +330,20 @@ def _alike(found: Sequence[Found]) -> str:
     space = kept[0].generator.space(spaces[0])
     rows = []
     for a in kept:
-        row: dict[str, Any] = {"": a.fit.label}
+        row: dict[str, Any] = {"": escape(a.fit.label)}
         for b in kept:
             if a is b:
                 row[b.fit.label] = "1"
                 continue
             result = similarity(a.directions, b.directions, space=space)
-            row[b.fit.label] = f"{result.mean:.2f} ({result.null:.2f})"
+            files = [str(each.passports[0].file) for each in (a, b)]
+            command = shlex.join(["eigenlens", "similarity", *files, "--generator", a.fit.source])
+            text = f"{result.mean:.2f} ({result.null:.2f})"
+            row[b.fit.label] = numbers.plain(text, f"{a.fit.label} and {b.fit.label}", command)
         rows.append(row)
     return f"""<h3>How alike are the methods?</h3>
 <p>Mean |cos| of the best matching, in the metric of the codes' covariance; in brackets what random directions give.</p>
-{table(rows)}"""
+{table(rows, is_html=True)}"""
 
 
 def _passports(found: Sequence[Found]) -> str:
@@ -368,7 +383,7 @@ def _card(passport: Passport) -> str:
     return f"""<article><h4>{escape(title)}</h4>
 <img src="{passport.strip}" alt="strip of {escape(directions.names[k])} across its limits" loading="lazy">
 <p class="note">{escape(proposal.evidence)}</p><dl>{listed}</dl>{changes}
-<details><summary>command</summary>{code_block(passport.command)}</details></article>"""
+<details><summary>commands</summary>{"".join(map(code_block, passport.commands))}</details></article>"""
 
 
 def _reproducibility(directions: Directions, which: int) -> tuple[str, str]:
@@ -400,7 +415,7 @@ def _found(comparison: Comparison, group: str) -> list[Found]:
         file = comparison.directions_file(fit)
         strips = [_strip(generator, directions, k) for k in range(len(directions))]
         passports = [
-            Passport(fit.label, k, directions, file, fit.source, strengths, proposals[k], strips[k])
+            Passport(fit.label, k, directions, file, fit.source, strengths, proposals[k], strips[k], grid)
             for k in range(len(directions))
         ]
         gathered.append(Found(fit, generator, directions, profile, proposals, passports))
