@@ -31,8 +31,8 @@ RANKS = {
     1: ("checkpoint", "codes", "photo", "tuning", "unpickle"),
     2: ("directions", "generator"),
     3: (
-        "algebra", "edit", "effect", "encoder", "exchange", "method", "metric", "profile", "reader", "reconstructor",
-        "sheet", "teach",
+        "algebra", "edit", "effect", "encoder", "exchange", "film", "method", "mixture", "metric", "profile",
+        "reader", "reconstructor", "sheet", "teach",
     ),
     4: ("generators", "methods", "metrics", "readers"),
     5: (
@@ -50,7 +50,7 @@ SHARED_IN_FOLDER = {
 }
 """The files of a folder of leaves that its other files may import: methods compute in closed form, or learn."""
 SAME_RANK = {
-    ("checkpoint", "unpickle"), ("sheet", "effect"), ("edit", "reader"), ("explorer", "export"),
+    ("checkpoint", "unpickle"), ("sheet", "effect"), ("film", "effect"), ("edit", "reader"), ("explorer", "export"),
     ("method", "exchange"), ("files", "errors"),
     ("images", "errors"), ("images", "files"), ("registry", "errors"), ("runtime", "errors"),
     ("inference", "errors"), ("inference", "runtime"), ("profile", "effect"), ("profile", "reader"),

@@ -37,6 +37,8 @@ SUMMARIES = {
     "studio": "move images along directions in the browser",
     "project": "find the codes of photos, to edit them",
     "encoder": "train a network that reads codes off photos",
+    "interpolate": "go from image to image, or from class to class",
+    "mix": "give images what some layers read of others",
     "export": "write a generator as ONNX, or a page that runs it in the browser",
     "train": "train an EigenGAN on images of your own",
 }
@@ -64,6 +66,8 @@ COMMANDS = Registry(
         "studio": "eigenlens.commands.studio:studio",
         "project": "eigenlens.commands.projection:project",
         "encoder": "eigenlens.commands.projection:encoder",
+        "interpolate": "eigenlens.commands.mixing:interpolate",
+        "mix": "eigenlens.commands.mixing:mix",
         "export": "eigenlens.commands.exports:export",
         "train": "eigenlens.commands.training:train",
     },

@@ -11,8 +11,10 @@ import itertools
 import json
 import math
 import re
+import tempfile
 import unicodedata
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -515,13 +517,16 @@ def encode(
 
 
 def read_recipe(path: str | Path) -> dict | None:
-    """Read the recipe that `save` or `save_animation` put into a PNG, JPEG, WebP or GIF; None where there is none.
+    """Read the recipe that `save` or `save_animation` put into a picture or a film; None where there is none.
 
     Raises:
         UserError: where the file is no image, or what it holds as a recipe is not one.
     """
-    with _opened(path) as image:
-        text = _embedded_recipe(image)
+    if Path(path).suffix.lower() == ".mp4":
+        text = _recipe_of_film(path)
+    else:
+        with _opened(path) as image:
+            text = _embedded_recipe(image)
     if text is None:
         return None
     if len(text) > _LONGEST_RECIPE:
@@ -545,6 +550,24 @@ def _embedded_recipe(image: Image.Image) -> str | None:
     if isinstance(found, str) and found.startswith(_RECIPE + " "):
         return found.removeprefix(_RECIPE + " ").rstrip("\0")
     return None
+
+
+def _recipe_of_film(path: str | Path) -> str | None:
+    av = _need_av()
+    try:
+        with av.open(str(path)) as container:
+            found = container.metadata.get("comment", "")
+    except (OSError, ValueError) as error:  # PyAV's own errors are of these kinds
+        raise UserError(f"{path} cannot be read as a film: {' '.join(str(error).split())}") from error
+    return found.removeprefix(_RECIPE + " ") if found.startswith(_RECIPE + " ") else None
+
+
+def _need_av() -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise UserError("MP4 needs PyAV; pip install 'eigenlens[video]', or use .gif or .webp") from error
+    return av
 
 
 _DESCRIPTION = 0x010E  # EXIF's ImageDescription
@@ -606,8 +629,9 @@ def save_animation(
 ) -> Path:
     """Write a film whole or not at all: GIF, WebP or MP4, as the suffix says; GIF and WebP loop for ever.
 
-    The frames are taken one by one. An MP4 without `pingpong` is written as they come and needs memory for one;
-    GIF keeps them all, because its one palette must suit the whole film.
+    The frames are taken one by one. An MP4 is written as they come and needs memory for one; with `pingpong` they wait
+    in a temporary file for the way back. GIF and WebP keep them all: their one palette must suit the whole film, and
+    their writer takes no other.
 
     Args:
         frames: all of one size: tensors `[1 or 3, height, width]` in [-1, 1], pictures, or uint8 arrays
@@ -637,6 +661,28 @@ def save_animation(
     with written_beside(path, force=force) as beside:
         write(_and_back(checked) if pingpong else checked, beside, fps, min_size, recipe)
     return path
+
+
+def frames(batches: Iterable[Tensor], captions: Sequence[str] = ()) -> Iterator[Image.Image]:
+    """Lay out the images of each frame of a film, one frame at a time: up to four in a row, under a caption.
+
+    Args:
+        batches: for each frame its images `[n, 1 or 3, height, width]`.
+        captions: for each frame the text above it; all frames get the size that the largest caption needs.
+    """
+    size = (0, 0)
+    for index, images in enumerate(batches):
+        columns = min(len(images), 4)
+        if not captions:
+            yield grid(images, columns=columns)
+            continue
+        if not index:
+            sizes = [grid(images, columns=columns, title=text).size for text in dict.fromkeys(captions)]
+            size = max(width for width, _ in sizes), max(height for _, height in sizes)
+        laid = grid(images, columns=columns, title=captions[index])
+        canvas = Image.new("RGB", size, "white")
+        canvas.paste(laid, (0, size[1] - laid.height))
+        yield canvas
 
 
 def _film(frames: Iterable[Frame]) -> Iterator[np.ndarray]:
@@ -673,11 +719,18 @@ def _bytes(frame: Frame) -> np.ndarray:
 
 
 def _and_back(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    kept = []
-    for frame in frames:
-        kept.append(frame)
-        yield frame
-    yield from kept[-2:0:-1]
+    """Yield all frames, then those between the ends backwards; they wait in a temporary file, not in memory."""
+    with tempfile.TemporaryFile() as waiting:
+        places, shape = [], (0, 0, 0)
+        for frame in frames:
+            packed = zlib.compress(frame.tobytes(), 1)
+            places.append((waiting.tell(), len(packed)))
+            waiting.write(packed)
+            shape = frame.shape
+            yield frame
+        for place, length in places[-2:0:-1]:
+            waiting.seek(place)
+            yield np.frombuffer(zlib.decompress(waiting.read(length)), np.uint8).reshape(shape)
 
 
 def _durations(fps: float, *, unit: int) -> Iterator[int]:
@@ -789,10 +842,7 @@ def _write_webp(frames: Iterator[np.ndarray], path: Path, fps: float, min_size: 
 
 def _write_mp4(frames: Iterator[np.ndarray], path: Path, fps: float, min_size: int, recipe: dict | None) -> None:
     """Write H.264 that every browser plays, one frame at a time."""
-    try:
-        import av
-    except ImportError as error:
-        raise UserError("MP4 needs PyAV; pip install 'eigenlens[video]', or write .gif or .webp") from error
+    av = _need_av()
     first = next(frames)
     factor = _whole_factor(first.shape[0], first.shape[1], min_size)
     height, width = (side * factor + side * factor % 2 for side in first.shape[:2])  # yuv420p halves both sides

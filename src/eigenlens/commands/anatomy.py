@@ -18,6 +18,9 @@ from ..metric import METRICS
 from ..reader import EXTRACTORS, READERS
 from .words import HERE, Machine, as_text
 
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".mp4")
+"""Suffixes of files that may carry a recipe."""
+
 
 def list_names() -> None:
     """List the names that commands take, and feature extractors with the licences of their weights."""
@@ -46,7 +49,7 @@ def info(source: Positional[str], /, *, json: bool = False, machine: Machine = H
         machine: how the generator is opened.
     """
     path = Path(source)
-    if path.suffix.lower() == ".png" and path.exists():
+    if path.suffix.lower() in PICTURES and path.exists():
         recipe = pictures.read_recipe(path)
         if recipe is None:
             raise UserError(f"{path} carries no recipe; only pictures that eigenlens wrote do")

@@ -12,6 +12,9 @@ from .. import images as pictures
 from .. import runtime
 from ..effect import traverse as walk_images
 from ..files import refuse_existing
+from ..film import Easing, sweep
+from ..film import in_turn as shots_in_turn
+from ..film import walk as walk_frames
 from .words import (
     HERE,
     Machine,
@@ -81,6 +84,11 @@ def traverse(
     truncation: float = 1.0,
     label: str | None = None,
     absolute: bool = False,
+    in_turn: bool = False,
+    easing: Easing = "smooth",
+    once: bool = False,
+    frames: int | None = None,
+    fps: float | None = None,
     foreign: bool = False,
     machine: Machine = HERE,
     force: bool = False,
@@ -93,18 +101,23 @@ def traverse(
         out: the picture or film to write.
         directions: a file of directions or a method; by default an EigenGAN's own axes, SeFa elsewhere.
         range: LOW:HIGH in the directions' unit, σ.
-        steps: pictures in a row; a film has four times as many frames.
+        steps: pictures in a row; without --frames a film has four times as many.
         seeds: one image each, such as 0-7 or 3,5,8.
         layers: layer range to act on, such as 4-7; by default the direction's own.
         truncation: of the images that are moved.
         label: index or name of the class.
         absolute: move to the coordinates of the range instead of by them (as EigenGAN's authors do).
+        in_turn: film: one axis after the other, each from 0 to both ends and back, instead of all at once.
+        easing: film: smooth slows down at the ends; linear does not.
+        once: film: play it forward alone, instead of forward and back.
+        frames: film: how many, of each axis with --in-turn.
+        fps: film: frames a second; by default it takes two seconds one way.
         foreign: take directions made for another generator.
         machine: how the generator is opened.
         force: replace a file that exists.
     """
     refuse_existing(out, force=force)
-    strengths = parse_range(range, steps * 4 if is_film(out) else steps)
+    strengths = parse_range(range, steps)
     numbers = parse_seeds(seeds)
     g = machine.open(generator)
     found = find(directions, g, foreign=foreign)
@@ -112,15 +125,31 @@ def traverse(
         list(found.names) if axis == "all" else [found.names[found.index(each.strip())] for each in axis.split(",")]
     )
     codes = sample_seeds(g, numbers, space=found.space, truncation=truncation, label=label)
+    again = command_line(
+        "traverse", generator, axis=axis, directions=directions, range=range, steps=steps, seeds=seeds, layers=layers,
+        truncation=truncation, label=label, absolute=absolute, in_turn=in_turn,
+        easing=None if easing == "smooth" else easing, once=once, frames=frames, fps=fps, foreign=foreign,
+        precision=machine.recorded_precision, out=out,
+    )  # fmt: skip
+    if is_film(out):
+        ends, count = (strengths[0], strengths[-1]), frames or 4 * steps
+        if in_turn:
+            courses = [shots_in_turn(chosen, *ends, count, easing)]
+        else:
+            courses = [sweep(each, *ends, count, easing) for each in chosen]
+        films = [walk_frames(g, codes, found, each, layers=layers, absolute=absolute) for each in courses]
+        captions = [shot.which for shot in courses[0]] if in_turn and len(chosen) > 1 else []
+        shown = pictures.frames((torch.cat(rows) for rows in zip(*films, strict=True)), captions)
+        pace = fps or max(4.0, count / 2)
+        pingpong = not (once or in_turn)
+        about = {"version": 1, "command": again}
+        pictures.save_animation(shown, out, fps=pace, pingpong=pingpong, recipe=about, force=force)
+        print(out)
+        return
     images = [
         walk_images(g, codes, found, each, strengths, layers=layers, absolute=absolute)
         for each in runtime.progress(chosen, what="axes")
     ]
-    again = command_line(
-        "traverse", generator, axis=axis, directions=directions, range=range, steps=steps, seeds=seeds, layers=layers,
-        truncation=truncation, label=label, absolute=absolute, foreign=foreign, precision=machine.recorded_precision,
-        out=out,
-    )  # fmt: skip
     seeds_named = [f"seed {number}" for number in numbers]
     if len(chosen) == 1:
         labels, title = seeds_named, f"{g.name}  {chosen[0]}"
