@@ -13,7 +13,6 @@ faces.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from eigenlens import METHODS, __version__, images, load_generator, runtime
 from eigenlens.codes import Codes
 from eigenlens.distance import pixel_distance, psnr, ssim
 from eigenlens.encoder import Encoder, find_encoder
+from eigenlens.files import write_json
 from eigenlens.generator import Generator
 from eigenlens.generators.eigengan import EigenGANNetwork
 from eigenlens.project import Projection, distance_to, project, tune
@@ -39,7 +39,7 @@ from eigenlens.reader import READERS
 
 RESULTS = Path(__file__).parent / "results" / "projection.json"
 SAMPLES = 10_000
-STEPS, PHI_STEPS, TUNE_STEPS = 100, 100, 60
+STEPS, PHI_STEPS, TUNE_STEPS = 60, 60, 60
 SHIFT = 2.0  # σ of an edit
 
 
@@ -154,10 +154,10 @@ def _share(changes: Tensor, mean: float) -> float:
 
 
 def main() -> None:
-    """Measure all rows, write them, and print a table."""
+    """Measure all rows, and write each as it is known."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=200, help="faces")
-    parser.add_argument("--tuned", type=int, default=50, help="faces that are tuned")
+    parser.add_argument("--tuned", type=int, default=20, help="faces that are tuned")
     parser.add_argument("--reader", default="pixels", help="what edits are read with")
     parser.add_argument("--encoder", type=Path, help="another encoder than the bundled one")
     parser.add_argument("--threads", type=int, default=1)
@@ -170,53 +170,50 @@ def main() -> None:
         raise SystemExit("toonfaces has no encoder here; give one with --encoder")
     encoder = Encoder.load(place, generator)
     goals = rendered(args.n)
-    rows: list[dict[str, Any]] = []
+    report: dict[str, Any] = {
+        "command": " ".join(["python -m benchmarks.projection", *sys.argv[1:]]),
+        "generator": generator.identity(),
+        "encoder": encoder.about,
+        "faces": {"n": args.n, "seed": 1},
+        "rows": [],
+        "version": __version__,
+        "machine": f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {args.threads} thread(s)",
+    }
 
     def add(name: str, made: Tensor, seconds: float, *, wanted: Tensor = goals, sigma: Tensor | None = None) -> None:
         row = {"row": name, **likeness(made, wanted), "cpu_seconds_each": round(seconds / len(wanted), 4)}
         row |= {"sigma": round(float(sigma.mean()), 3)} if sigma is not None else {}
-        rows.append(row)
+        report["rows"].append(row)
+        write_json(args.out, report, force=True)  # what is measured stays, whatever comes after
         figures = "  ".join(f"{key} {row[key]['mean']:.3f}" for key in ("psnr", "ssim", "lpips_vgg"))
         sys.stderr.write(f"{name:<44} n {row['n']:<4} {figures}  {row['cpu_seconds_each']} CPU s\n")
+
+    def add_projection(name: str, **how: Any) -> Projection:
+        begun = time.process_time()
+        found = project(generator, goals, **how)
+        add(name, found.images, time.process_time() - begun, sigma=found.figures["sigma"])
+        return found
 
     begun = time.process_time()
     mean, nearest = nearest_of(generator, goals, SAMPLES)
     add("mean image", mean.expand_as(goals), 0.0)
     add(f"nearest of {SAMPLES:,} samples", nearest, time.process_time() - begun)
-    found = None
-    for name, how in (
-        ("encoder alone", {"start": encoder, "steps": 0}),
-        (f"eps and z, {STEPS} steps from the best of 512", {"start": "samples", "n_samples": 512, "steps": STEPS}),
-        (f"eps and z, {STEPS} steps from the encoder", {"start": encoder, "steps": STEPS}),
-        ("the same without a prior", {"start": encoder, "steps": STEPS, "prior": 0.0}),
-    ):
-        begun = time.process_time()
-        now = project(generator, goals, **how)  # type: ignore[arg-type]
-        add(name, now.images, time.process_time() - begun, sigma=now.figures["sigma"])
-        found = found if "prior" in how else now
-    assert found is not None
+    add_projection("encoder alone", start=encoder, steps=0)
+    found = add_projection("eps and z from the encoder", start=encoder, steps=STEPS)
+    report["faces"]["noted"] = sum(map(bool, found.notes))
+    report["edits"] = {"reader": args.reader, "shift": SHIFT, "axes": edits(generator, args.reader, found.codes, [])}
     begun = time.process_time()
     pieces = [
         with_free_features(generator.network, found.codes.latent[a:b, 0], goals[a:b], PHI_STEPS)  # type: ignore[arg-type]
         for a, b in runtime.batches(len(goals), 32)
     ]
-    add(f"and all of phi, {PHI_STEPS} steps more", torch.cat(pieces), time.process_time() - begun)
+    add("then all of phi", torch.cat(pieces), time.process_time() - begun)
+    add_projection("eps and z from the best of 512 samples", start="samples", n_samples=512, steps=STEPS)
     begun, n_tuned = time.process_time(), min(args.tuned, len(goals))
     shown, tuned = tuned_one_by_one(generator, found, n_tuned)
-    add(f"and weights tuned, {TUNE_STEPS} steps", shown, time.process_time() - begun, wanted=goals[:n_tuned])
-    report = {
-        "command": "python -m benchmarks.projection " + " ".join(sys.argv[1:]),
-        "generator": generator.identity(),
-        "encoder": encoder.about,
-        "faces": {"n": args.n, "seed": 1, "noted": sum(map(bool, found.notes))},
-        "rows": rows,
-        "edits": {"reader": args.reader, "shift": SHIFT, "axes": edits(generator, args.reader, found.codes, tuned)},
-        "version": __version__,
-        "machine": f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {args.threads} thread(s)",
-    }
-    args.out.parent.mkdir(exist_ok=True)
-    args.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report["edits"], indent=1))
+    report["edits"]["axes"] = edits(generator, args.reader, found.codes, tuned)
+    add("eps and z, then weights tuned", shown, time.process_time() - begun, wanted=goals[:n_tuned])
+    add_projection("eps and z from the encoder, no prior", start=encoder, steps=STEPS, prior=0.0)
 
 
 if __name__ == "__main__":

@@ -36,9 +36,9 @@ def test_projects_and_edits(faces: list[str], tmp_path: Path, capsys: pytest.Cap
     assert main(words) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines[:2]] == faces
-    assert lines[2:] == ["codes.safetensors", "codes.png"]
+    assert lines[2:] == ["codes.safetensors", "codes.projection.png"]
     assert [(tmp_path / name).read_bytes() for name in faces] == before
-    recipe = read_recipe("codes.png")
+    recipe = read_recipe("codes.projection.png")
     assert recipe is not None
     assert recipe["command"].startswith("eigenlens project face0.png face1.png --generator toonfaces")
     assert main(["info", "codes.safetensors", "--json"]) == 0
@@ -89,7 +89,7 @@ def test_ctrl_c_writes_the_best_so_far(faces: list[str], tmp_path: Path) -> None
     assert process.returncode == 130, err
     assert "the best so far is in codes.safetensors" in err
     assert (tmp_path / "codes.safetensors").exists()
-    assert (tmp_path / "codes.png").exists()
+    assert (tmp_path / "codes.projection.png").exists()
 
 
 _ANNOUNCING = """
@@ -104,6 +104,16 @@ project.schedule = announce
 from eigenlens.cli import main
 sys.exit(main({words}))
 """
+
+
+def test_tunes_beside_the_codes(faces: list[str], capsys: pytest.CaptureFixture) -> None:
+    words = ["--generator", "toonfaces", "--steps", "2", "--samples", "8", "--start", "samples", "--tune", "3"]
+    assert main(["project", "face0.png", *words]) == 0
+    out = capsys.readouterr().out
+    assert "tuned" in out
+    assert out.splitlines()[-1] == "codes.tuning.safetensors"
+    edit = ["edit", "codes.tuning.safetensors", "--codes", "codes.safetensors", "--move", "L4D2 by 1"]
+    assert main(edit) == 0
 
 
 def test_trains_an_encoder(faces: list[str], capsys: pytest.CaptureFixture) -> None:

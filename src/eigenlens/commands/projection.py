@@ -56,7 +56,7 @@ def project(
         photos: pictures in any common format; they are not changed.
         generator: a name, a folder, a file, or package.module:function.
         out: the file of codes to write.
-        report: a picture of photos, reconstructions and differences; by default beside the codes, as .png.
+        report: a picture of photos, reconstructions and differences; by default beside the codes, as .projection.png.
         space: of the codes; by default w+ where there is one, else that of the prior.
         layers: layer range of what is optimised.
         steps: how often each image is compared with its photo; 0 gives what it starts from.
@@ -79,7 +79,7 @@ def project(
         machine: how the generator is opened.
         force: replace files that exist; never a photo.
     """
-    report, tuned = report or out.with_suffix(".png"), out.with_suffix(".tuning.safetensors")
+    report, tuned = report or out.with_suffix(".projection.png"), out.with_suffix(".tuning.safetensors")
     for path in (out, report, *([tuned] if tune else [])):
         if any(path.resolve() == photo.resolve() for photo in photos):
             raise UserError(f"{path} is one of the photos, which are never replaced; choose another name")
