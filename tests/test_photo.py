@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,14 @@ import pytest
 from PIL import Image
 
 from eigenlens.errors import UserError
-from eigenlens.photo import cut, ffhq_square, open_photo, parse_landmarks
+from eigenlens.photo import (
+    can_find_landmarks,
+    cut,
+    ffhq_square,
+    find_landmarks,
+    open_photo,
+    parse_landmarks,
+)
 
 FACE = [[40.0, 50.0], [60.0, 50.0], [50.0, 62.0], [43.0, 72.0], [57.0, 72.0]]
 
@@ -151,3 +159,17 @@ def test_landmarks_by_hand(tmp_path: Path) -> None:
     for text in ("1,2 3,4", "a,b c,d e,f g,h i,j", "1 2 3 4 5", str(tmp_path / "none.json")):
         with pytest.raises(UserError, match="landmarks"):
             parse_landmarks(text)
+
+
+def test_dlib_finds_the_landmarks_of_aligned_celebrities(reference: Path, tmp_path: Path) -> None:
+    if not can_find_landmarks() or not (reference / "data" / "celeba10k.zip").is_file():
+        pytest.skip("the extra 'faces' or celeba10k.zip is not here")
+    template = np.array([[34.5, 55.5], [54.0, 55.5], [44.0, 68.0], [36.5, 76.0], [52.5, 76.0]])  # of half CelebA's size
+    with zipfile.ZipFile(reference / "data" / "celeba10k.zip") as photos:
+        for name in ("000010.jpg", "000012.jpg"):
+            (tmp_path / name).write_bytes(photos.read(name))
+            found = np.array(find_landmarks(tmp_path / name))
+            assert np.abs(found - template)[[0, 1, 3, 4]].max() < 4  # the nose is its base here, its tip there
+    Image.new("RGB", (200, 200), "blue").save(tmp_path / "none.png")
+    with pytest.raises(UserError, match="no face was found in"):
+        find_landmarks(tmp_path / "none.png")

@@ -81,3 +81,18 @@ def test_supervised_directions_move_what_they_name(toonfaces: Generator) -> None
         place = reader.attributes.index(name)
         assert change[place] > 0.8, f"{name} moved by {float(change[place]):.2f} standard deviations"
         assert float(found.fields["held_out"][row]) > 0.3
+
+
+def test_its_encoder_reads_faces_better_than_many_samples_do(toonfaces: Generator) -> None:
+    from eigenlens.encoder import find_encoder
+    from eigenlens.images import from_uint8
+    from eigenlens.project import project
+
+    place = find_encoder(toonfaces)
+    assert place is not None
+    assert place.stat().st_size <= 6e6
+    with np.load(FOLDER.parent / "toonfaces.npz") as file:
+        faces = from_uint8(file["images"][:16])
+    read, drawn = (project(toonfaces, faces, start=start, steps=0) for start in ("encoder", "samples"))
+    assert read.figures["psnr"].mean() > drawn.figures["psnr"].mean() + 1.5
+    assert "encoder" in (FOLDER / "README.md").read_text("utf-8")

@@ -214,7 +214,7 @@ def train_encoder(
                 figures = [sum(column) / len(column) for column in zip(*recent, strict=True)]
                 recent.clear()
                 seconds = time.monotonic() - begun
-                left = (config.kimg - training.kimg) * seconds / max(training.kimg - first, 1e-9)
+                left = max(0.0, config.kimg - training.kimg) * seconds / max(training.kimg - first, 1e-9)
                 tell(
                     f"{training.kimg:8.1f} kimg  {clock(seconds)}  {clock(left)} left  "
                     f"distance {figures[0]:.4f}  code {figures[1]:.3f}"
