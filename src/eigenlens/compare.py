@@ -266,7 +266,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
             "eigen", "sefa", "ganspace(at=layer3,n_samples=1500)", "jacobian(n_samples=4)",
             "random", "random(law=covariance)", "axes", "supervised(n_samples=1500)",
         ],
-        "metrics": ["latent_orthogonality_v1"],
+        "metrics": ["attribute_matrix_toonfaces_v1", "effect_orthogonality_v1", "latent_orthogonality_v1"],
+        "reader": "toonfaces",
         "oracle": "toonface_oracle:renderer",
     },
 }  # fmt: skip
