@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import painted
 from eigenlens.cli import main
 from eigenlens.compare import (
     PRESETS,
@@ -209,6 +210,14 @@ def test_a_failed_cell_names_its_reason_and_is_tried_again(tmp_path: Path, monke
     latest = [each["status"] for each in comparison.results.latest().values()]
     assert latest == ["done", "done"]
     assert len(comparison.results.read()) == 3
+
+
+def test_other_weights_under_the_same_name_are_no_continuation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = small(methods=["axes"], metrics=["latent_orthogonality_v1"])
+    Comparison(grid, tmp_path).run()
+    monkeypatch.setattr(painted, "painter", painted.shuffled)
+    with pytest.raises(UserError, match=r"painted:painter has weights .* choose another folder"):
+        Comparison(grid, tmp_path).run()
 
 
 def test_a_method_without_use_for_a_seed_is_measured_once(tmp_path: Path) -> None:

@@ -477,13 +477,30 @@ class Comparison:
 
         A cell whose metric or method lacks an organ in this family becomes `n/a`, one that fails becomes `failed`, both
         with the reason; a later run tries the failed ones again.
+
+        Raises:
+            UserError: where a network has other weights than those that the folder's numbers were measured on.
         """
+        self._check_weights()
         if runtime.rank() == 0:
             text = yaml.safe_dump(self.grid.to_dict(), sort_keys=False, allow_unicode=True)
             write_text(self.folder / "grid.yaml", text, force=True)
         for number, fit in enumerate(self.grid.fits()):
             if number % runtime.world_size() == runtime.rank():
                 self._run_fit(fit)
+
+    def _check_weights(self) -> None:
+        measured: dict[str, set[str]] = {}
+        for line in self.results.latest().values():
+            if line["status"] == "done":
+                measured.setdefault(line["cell"]["source"], set()).add(line["generator"]["weights"])
+        for source in {fit.source for fit in self.grid.fits()} & set(measured):
+            now = self.open(source).weight_hash
+            if measured[source] != {now}:
+                raise UserError(
+                    f"{source} has weights {now} now, and numbers in {self.folder} were measured on "
+                    f"{', '.join(sorted(measured[source] - {now}))}; choose another folder with --out"
+                )
 
     def is_complete(self) -> bool:
         """Tell whether every cell has been tried, by whichever process."""

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from . import __version__
 from . import images as pictures
 from .algebra import similarity
 from .compare import (
@@ -23,6 +22,7 @@ from .compare import (
     Fit,
     Grid,
     Summary,
+    address_key,
     cell_text,
     claims,
     comparison_command,
@@ -180,16 +180,18 @@ class Numbers:
 
 
 def _overview(comparison: Comparison, summaries: Sequence[Summary]) -> str:
-    lines = list(comparison.results.latest().values())
+    known = comparison.results.latest()
+    lines = [known[key] for each in comparison.cells() if (key := address_key(each.address(comparison.grid))) in known]
     counts = {status: sum(each["status"] == status for each in lines) for status in ("done", "n/a", "failed")}
     seconds = sum(each.get("cpu_seconds", 0) for each in lines)
+    versions = ", ".join(sorted({each["version"] for each in lines if "version" in each}))
     links = " ".join(f'<a href="#{_anchor(each)}">{escape(each)}</a>' for each in comparison.grid.generators)
     targets = comparison.grid.targets
     failed = sorted({f"{e['cell']['method']}: {e['reason']}" for e in lines if e["status"] != "done"})
     reasons = "".join(f"<li>{escape(each)}</li>" for each in failed)
     return f"""<h1>Which directions are good?</h1>
 <p>{counts["done"]} numbers, {counts["n/a"]} that do not apply, {counts["failed"]} that failed; {seconds:.0f} CPU
-seconds of measuring. eigenlens {escape(__version__)}. Touch a number to see the values behind it and the command that
+seconds of measuring by eigenlens {escape(versions)}. Touch a number to see the values behind it and the command that
 gives it again. On this page: {links}.</p>
 {code_block(comparison_command(comparison))}
 {f"<details><summary>What is missing, and why</summary><ul>{reasons}</ul></details>" if reasons else ""}

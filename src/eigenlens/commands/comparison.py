@@ -98,6 +98,9 @@ def compare(
     for (group, metric), rows in tables(summarise(comparison)).items():
         print(f"\n{metric} on {group}\n\n{markdown(rows)}", end="")
     print(f"\n{claims_text(claims(summarise(comparison)))}")
+    failed = sum(each.status == "failed" for each in summarise(comparison))
+    if failed:
+        print(f"{failed} entries failed; {out / 'results.jsonl'} tells why, and the same command tries them again\n")
     for path in (*write_tables(comparison), write_report(comparison)):
         print(path)
 
