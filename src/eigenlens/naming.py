@@ -21,9 +21,9 @@ ERRORS = 3.0
 """Standard errors that a change must be above 0."""
 PURE = 0.6
 """Share of all change from which on one attribute names a direction."""
-JOINT = 0.8
+JOINT = 0.7
 """Share of all change from which on a few attributes together name a direction."""
-PART = 0.2
+PART = 0.3
 """Share of all change that an attribute needs for a place in a joint name."""
 MOST_PARTS = 3
 """Attributes in a joint name at most."""
@@ -41,7 +41,7 @@ class Part:
     change: float
     """By how much, from one side to the other, signed, in standard deviations among samples."""
     share: float
-    """Of all that the direction changes."""
+    """Of the sum of squared changes of all factors."""
     is_sure: bool
     """Whether the change is large enough, and larger than its error."""
 
@@ -67,7 +67,8 @@ class Proposal:
 def parts_of(profile: Profile, which: int, sigma: float) -> tuple[Part, ...]:
     """Return what a direction changes from -σ to +σ: one part a factor, the most changed first.
 
-    What a change owes to chance (its squared standard error) is taken from it, so that shares are of what is there.
+    Shares are of squared changes, so that one large change counts for more than many small ones. What a change owes to
+    chance (its squared standard error) is taken from it first.
     """
     moved, error = profile.moved(which, sigma), profile.moved_error(which, sigma)
     sure = np.sqrt(np.clip(moved**2 - error**2, 0, None))
@@ -76,12 +77,12 @@ def parts_of(profile: Profile, which: int, sigma: float) -> tuple[Part, ...]:
         factor = factor_of(name)
         if factor not in best or sure[i] > sure[best[factor]]:
             best[factor] = i
-    total = max(sum(sure[i] for i in best.values()), 1e-12)
+    total = max(sum(sure[i] ** 2 for i in best.values()), 1e-12)
     parts = [
         Part(
             profile.attributes[i],
             float(moved[i]),
-            float(sure[i] / total),
+            float(sure[i] ** 2 / total),
             bool(abs(moved[i]) >= MOVED and abs(moved[i]) >= ERRORS * error[i]),
         )
         for i in best.values()
@@ -165,7 +166,7 @@ def _explained(parts: Sequence[Part], p: float, chance: float) -> tuple[str, str
     joint = [part for part in sure[:MOST_PARTS] if part.share >= PART]
     listed = " + ".join(_worded(part) for part in joint or sure[:MOST_PARTS])
     if len(joint) < 2 or sum(part.share for part in joint) < JOINT:
-        return "", f"changes many things: {listed}"
+        return "", f"changes many things, most {listed}"
     return ",".join(f"{part.attribute}{_sign(part)}" for part in joint), listed
 
 
