@@ -37,7 +37,7 @@ RANKS = {
     4: ("generators", "methods", "metrics", "readers"),
     5: (
         "compare", "explorer", "export", "hub", "naming", "presets", "preview", "project", "recipe", "report",
-        "saliency", "study", "training",
+        "saliency", "study", "training", "widget",
     ),
     6: ("__main__", "cli", "commands", "demo", "studio"),
 }  # fmt: skip
@@ -51,6 +51,7 @@ SHARED_IN_FOLDER = {
 """The files of a folder of leaves that its other files may import: methods compute in closed form, or learn."""
 SAME_RANK = {
     ("checkpoint", "unpickle"), ("sheet", "effect"), ("film", "effect"), ("edit", "reader"), ("explorer", "export"),
+    ("widget", "explorer"),
     ("method", "exchange"), ("files", "errors"),
     ("images", "errors"), ("images", "files"), ("registry", "errors"), ("runtime", "errors"),
     ("inference", "errors"), ("inference", "runtime"), ("profile", "effect"), ("profile", "reader"),

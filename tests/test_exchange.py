@@ -438,3 +438,24 @@ def test_layers_of_a_network_with_other_slots() -> None:
         presets.fitted_layers("9-12", 18, twos)
     with pytest.raises(UserError, match="one code for all layers"):
         presets.fitted_layers("1", 18, FunctionToy(lambda z: z.view(-1, 1, 1, 2).expand(-1, 1, 8, 2), 2))
+
+
+def test_rosinality_and_interfacegan_read_what_is_written(tmp_path: Path) -> None:
+    toy = SlotToy()
+    vectors = unit_norm(torch.randn(3, 1, 5, generator=torch.Generator().manual_seed(5)))
+    found = Directions(vectors, "w", ("a", "b", "c"), sigma=standard_deviation(vectors, toy.space("w")))
+    factor = export_directions(found, tmp_path / "factor.pt", "rosinality")
+    told = torch.load(factor, weights_only=True)
+    assert set(told) == {"ckpt", "eigvec"}
+    assert torch.equal(told["eigvec"][:, 1].unsqueeze(0), vectors[1])  # as its apply_factor.py takes a direction
+    again = import_directions(factor, toy)
+    assert (again.unit, again.space) == ("raw", "w")
+    assert torch.allclose(again.vectors, vectors)
+    boundary = export_directions(found["b"], tmp_path / "b_w_boundary.npy", "interfacegan")
+    assert np.load(boundary).shape == (1, 5)
+    assert torch.allclose(import_directions(boundary, toy).vectors[0], vectors[1])
+    with pytest.raises(UserError, match="holds one boundary, and 3 directions came"):
+        export_directions(found, tmp_path / "c.npy", "interfacegan")
+    wide = Directions(vectors.expand(-1, 4, -1) * torch.arange(1, 5)[:, None], "w+", ("a", "b", "c"))
+    with pytest.raises(Unsupported, match="a rosinality file holds one row a direction"):
+        export_directions(wide, tmp_path / "d.pt", "rosinality")

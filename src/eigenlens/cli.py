@@ -40,6 +40,7 @@ SUMMARIES = {
     "interpolate": "go from image to image, or from class to class",
     "mix": "give images what some layers read of others",
     "export": "write a generator as ONNX, or a page that runs it in the browser",
+    "hub": "send a generator to the Hugging Face Hub, or fetch one",
     "train": "train an EigenGAN on images of your own",
 }
 """Command -> what it does, in the order of the help page."""
@@ -69,6 +70,7 @@ COMMANDS = Registry(
         "interpolate": "eigenlens.commands.mixing:interpolate",
         "mix": "eigenlens.commands.mixing:mix",
         "export": "eigenlens.commands.exports:export",
+        "hub": "eigenlens.commands.exports:hub",
         "train": "eigenlens.commands.training:train",
     },
 )

@@ -4,6 +4,7 @@ Formats, told apart by what a file holds:
 
 - encoder4editing `.pt`: `{mean [1, d], comp [k, 1, d], std [k]}`, strengths in its std; or a bare tensor.
 - GANSpace `.npz`: `lat_comp [k, 1, d]`, `lat_mean`, `lat_stdev [k]`, `var_ratio [k]`, ...; strengths in its stdev.
+- rosinality's closed_form_factorization `.pt`: `{ckpt, eigvec [d, k]}`, a direction a column; strengths are multiples.
 - InterFaceGAN boundaries and other plain arrays, `.npy`, `.npz` or `.pt`: [k, d] or [k, slots, d]; strengths are
   multiples of the vector (`unit="raw"`).
 - our own `.safetensors`.
@@ -44,7 +45,7 @@ MAX_ENTRY = 1 << 30
 
 _LONGEST_HEADER = 10_000  # characters of a .npy header; numpy's own limit
 
-Format = Literal["ganspace", "e4e", "npy"]
+Format = Literal["ganspace", "e4e", "interfacegan", "rosinality", "npy"]
 
 
 class ForeignDirections(UserWarning):
@@ -132,6 +133,8 @@ def _parts(arrays: Mapping[str, Tensor], path: Path) -> tuple[Tensor, _Figures]:
     elif {"comp", "std"} <= set(arrays):
         figures, vectors, sigma = _Figures("encoder4editing"), arrays["comp"], arrays["std"]
         figures.mean = arrays.get("mean")
+    elif "eigvec" in arrays and arrays["eigvec"].ndim == 2:
+        return arrays["eigvec"].float().T, _Figures("rosinality")
     else:
         found = {name: value for name, value in arrays.items() if value.ndim in (1, 2, 3) and value.numel()}
         chosen = (
@@ -347,8 +350,9 @@ def export_directions(
 
     Args:
         directions: those to write.
-        path: `.npz` for ganspace, `.pt` for e4e, `.npy` for npy.
-        format: `ganspace`, `e4e` or `npy`.
+        path: `.npz` for ganspace, `.pt` for e4e and rosinality, `.npy` for interfacegan and npy.
+        format: `ganspace`; `e4e`; `rosinality`, what its apply_factor.py reads; `interfacegan`, the boundary [1, d] of
+            one direction; or `npy`, the vectors [k, slots or 1, d] as they are.
         generator: gives the mean that ganspace and e4e files hold, and σ where it is not known yet.
         force: replace a file that exists.
 
@@ -358,18 +362,24 @@ def export_directions(
     """
     from .files import written_beside
 
-    suffixes = {"ganspace": ".npz", "e4e": ".pt", "npy": ".npy"}
+    suffixes = {"ganspace": ".npz", "e4e": ".pt", "rosinality": ".pt", "interfacegan": ".npy", "npy": ".npy"}
     path = Path(path)
     if format not in suffixes:
         raise UserError(f"format {format!r} is not known; allowed: {', '.join(suffixes)}")
     if path.suffix != suffixes[format]:
         raise UserError(f"{path.name} has another suffix; files of format {format} end in {suffixes[format]}")
-    if format != "npy":
+    if format in ("ganspace", "e4e"):
         entries = _components(directions, format, generator)
+    elif format == "rosinality":
+        entries = {"ckpt": "", "eigvec": _rows(directions, format).T.contiguous()}
+    if format == "interfacegan" and len(directions) != 1:
+        raise UserError(f"an interfacegan file holds one boundary, and {len(directions)} directions came; choose one")
     with written_beside(path, force=force) as beside:
         if format == "npy":
             np.save(beside, directions.vectors.numpy(), allow_pickle=False)
-        elif format == "e4e":
+        elif format == "interfacegan":
+            np.save(beside, _rows(directions, format).numpy(), allow_pickle=False)
+        elif format in ("e4e", "rosinality"):
             torch.save(entries, beside)
         else:
             arrays = {name: np.asarray(value) for name, value in entries.items()}
@@ -377,13 +387,19 @@ def export_directions(
     return path
 
 
-def _components(directions: Directions, format: str, generator: Generator | None) -> dict[str, Any]:
-    """Return the entries of a GANSpace or encoder4editing file."""
+def _rows(directions: Directions, format: str) -> Tensor:
+    """Return the vectors as [k, d], for formats that know one row a direction."""
     if directions.vectors.shape[1] > 1:
         raise Unsupported(
             f"a {format} file holds one row a direction, and these have {directions.vectors.shape[1]} (one a slot of "
             f"{directions.space}); write them as npy"
         )
+    return directions.vectors[:, 0].float().cpu().clone()
+
+
+def _components(directions: Directions, format: str, generator: Generator | None) -> dict[str, Any]:
+    """Return the entries of a GANSpace or encoder4editing file."""
+    _rows(directions, format)
     if generator is None:
         raise UserError(f"a {format} file holds the mean of the space, which the generator knows; pass generator=")
     space = generator.space(directions.space)

@@ -734,6 +734,7 @@ def _is_ours(folder: Path) -> bool:
 
 
 def _open_folder(folder: Path, *, name: str, options: Mapping[str, Any]) -> Generator:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if options:
@@ -748,7 +749,7 @@ def _open_folder(folder: Path, *, name: str, options: Mapping[str, Any]) -> Gene
             key: value.float() if value.is_floating_point() else value
             for key, value in load_file(folder / WEIGHTS).items()
         }
-    except (OSError, ValueError, RuntimeError) as error:  # safetensors' own errors are of these kinds
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder / WEIGHTS} cannot be read: {error}") from error
     origin = Origin(source=str(folder), container="safetensors")
     generator = GENERATORS[config["family"]].from_config(

@@ -101,7 +101,7 @@ def directions(
     orthogonalise: bool = False,
     against: str | None = None,
     compose: UseAppendAction[tuple[str, ...]] = (),
-    format: Literal["eigenlens", "ganspace", "e4e", "npy"] = "eigenlens",
+    format: Literal["eigenlens", "ganspace", "e4e", "interfacegan", "rosinality", "npy"] = "eigenlens",
     measure: Literal["all", "effect", "none"] = "none",
     foreign: bool = False,
     machine: Machine = HERE,

@@ -1,16 +1,17 @@
-"""`export`: a generator as ONNX, and an explorer page that needs no server."""
+"""`export` and `hub`: a generator as ONNX, as a page that needs no server, and on the Hub."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, UseAppendAction
 
 from ..encoder import Encoder, find_encoder
 from ..explorer import export_explorer, make_explorer
 from ..export import export_onnx
 from ..files import refuse_existing
+from ..hub import pull, push
 from .words import HERE, Machine, default_directions, find
 
 
@@ -77,3 +78,38 @@ def export(
     photos = "takes photos" if reader else "takes no photos: no encoder"
     size = f"{path.stat().st_size / 1e6:.1f} MB"
     print(f"{size}, {len(found)} sliders, {count} codes to start from, {photos}; open it in a browser")
+
+
+def hub(
+    action: Positional[Literal["push", "pull"]],
+    source: Positional[str],
+    target: Positional[str],
+    /,
+    *,
+    directions: UseAppendAction[tuple[Path, ...]] = (),
+    license: str = "",
+    half: bool = False,
+    private: bool = False,
+    machine: Machine = HERE,
+    force: bool = False,
+) -> None:
+    """Send a generator to the Hugging Face Hub or to a folder, or fetch one from there.
+
+    Args:
+        action: push or pull.
+        source: push: a generator; pull: hf://user/repo or a folder.
+        target: push: hf://user/repo or a folder; pull: the folder to write.
+        directions: push: a file of directions that travels along; repeat it for more.
+        license: push: of the weights, as the Hub abbreviates it, such as mit.
+        half: push: store weights in float16.
+        private: push: make the repository private.
+        machine: how the generator is opened.
+        force: replace files that exist.
+    """
+    if action == "pull":
+        print(f"{pull(source, target, force=force)!r}\n{target}")
+        return
+    found = push(
+        machine.open(source), target, directions=directions, license=license, half=half, private=private, force=force
+    )
+    print(found)

@@ -1,5 +1,20 @@
 // Runs the generator, and the encoder where there is one, with onnxruntime-web from bytes that the page carries.
 
+/** Unpack what a page or a notebook carries. `read(name)` gives the bytes of a part, packed with gzip. */
+export async function unpackParts(read, manifest) {
+  const unpack = async (name) => {
+    const stream = new Blob([read(name)]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return new Uint8Array(await new Response(stream).arrayBuffer());
+  };
+  const names = ["runtime", "wasm", "model", "starts", "steps"];
+  const [runtime, wasm, model, starts, steps] = await Promise.all(names.map(unpack));
+  return {
+    runtime: new TextDecoder().decode(runtime), wasm: wasm.buffer, model,
+    starts: new Float32Array(starts.buffer), steps: new Float32Array(steps.buffer),
+    encoder: manifest.encoder ? await unpack("encoder") : null,
+  };
+}
+
 /** Open the networks. `parts`: runtime (text), wasm, model, encoder (bytes; encoder may be null), resolution. */
 export async function openEngine(parts) {
   const ort = await import(URL.createObjectURL(new Blob([parts.runtime], { type: "text/javascript" })));
