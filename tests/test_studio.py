@@ -550,3 +550,13 @@ def test_names_are_proposed_and_old_ones_told(client: TestClient) -> None:
     assert done["state"] == "done", done
     old, new = names(client, made["source"]), names(client, done["result"]["source"])
     assert [done["result"]["rename"].get(name, name) for name in old] == new
+
+
+@pytest.mark.slow
+def test_an_explorer_page(client: TestClient) -> None:
+    pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
+    done = finished(client, ask(client, "explorer", edit=edit(seed=1), source="eigen"))
+    assert done["state"] == "done", done
+    page = client.get("/api/file", params={"source": done["result"]["file"]})
+    assert page.text.lower().startswith("<!doctype html>")
+    assert page.headers["content-disposition"].startswith("attachment")

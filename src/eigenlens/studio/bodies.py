@@ -150,6 +150,13 @@ class NamesBody(Body):
     reader: Name = "pixels"
 
 
+class ExplorerBody(Body):
+    """A set that an explorer page shall show, and how its pictures are drawn."""
+
+    edit: EditJson
+    source: Source
+
+
 class RegionBody(Body):
     """A box on an Edit's picture, in shares of its width and height, and what is sought there."""
 

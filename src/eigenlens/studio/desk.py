@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import tempfile
 import threading
@@ -24,8 +25,10 @@ from ..codes import concatenate as join_codes
 from ..directions import Directions, concatenate
 from ..edit import Edit
 from ..effect import calibrate
+from ..encoder import Encoder, find_encoder
 from ..errors import UserError
 from ..exchange import import_directions
+from ..explorer import export_explorer, make_explorer
 from ..files import file_stem, write_json
 from ..method import METHODS, lacking, make_method, settings
 from ..naming import propose, renamed
@@ -39,6 +42,7 @@ from .bodies import (
     ChangeBody,
     ComposeBody,
     DiscoverBody,
+    ExplorerBody,
     ExportBody,
     JoinBody,
     MeasureBody,
@@ -151,7 +155,7 @@ class Desk:
     def file(self, source: str) -> Path:
         """Return the path of a file of the workspace, to be downloaded."""
         path = self.shelf.path(source)
-        if not path.is_file() or path.suffix not in (".safetensors", ".json"):
+        if not path.is_file() or path.suffix not in (".safetensors", ".json", ".html"):
             raise UserError(f"{source[:200]!r} is no file of the workspace")
         return path
 
@@ -241,6 +245,32 @@ class Desk:
             return {"source": self.draft(body.generator, renamed(measured, proposals), stem), "rename": rename}
 
         return work
+
+    def exploring(self, body: ExplorerBody) -> Callable[[Job], dict[str, Any]]:
+        """Return the work that writes a page which runs the generator in a browser."""
+        edit = self.shelf.edit(body.edit)
+        found, g = self.shelf.directions(edit.generator, body.source), self.shelf.generator(edit.generator)
+        start = edit.codes
+
+        def work(job: Job) -> dict[str, Any]:
+            place = find_encoder(g)
+            page = make_explorer(
+                g, found, source=body.source, address=edit.generator, seed=start.seed, truncation=start.truncation,
+                label=start.label, encoder=Encoder.load(place, g) if place else None,
+            )  # fmt: skip
+            path = self.shelf.folder(edit.generator) / f"{self._stem(body.source).partition('~')[0]}.html"
+            return {"file": str(export_explorer(page, path, force=True))}
+
+        return work
+
+    def lacking(self) -> dict[str, str]:
+        """Say which exports need an extra that is not installed."""
+        needed = {"mp4": ("av", "video"), "explorer": ("onnxscript", "onnx")}
+        return {
+            kind: f"needs the extra {extra!r}: pip install 'eigenlens[{extra}]'"
+            for kind, (package, extra) in needed.items()
+            if importlib.util.find_spec(package) is None
+        }
 
     def seeking(self, body: RegionBody) -> Callable[[Job], dict[str, Any]]:
         """Return the work that finds directions of a box on a picture."""

@@ -34,6 +34,7 @@ from .bodies import (
     CoordinatesBody,
     DiscoverBody,
     EditBody,
+    ExplorerBody,
     ExportBody,
     FrameBody,
     JoinBody,
@@ -113,6 +114,7 @@ class Studio:
             "version": __version__,
             "workspace": str(self.shelf.workspace),
             "readers": list(READERS),
+            "lacks": self.desk.lacking(),
             "generators": list(self.shelf.sources),
             "opened": dict(self.shelf.opened),
         }
@@ -429,6 +431,11 @@ def _add_jobs(app: FastAPI, studio: Studio) -> None:
     async def names(body: NamesBody) -> dict[str, Any]:
         """Propose names for a set from what a reader sees; gives a job."""
         return studio.jobs.start("names", await studio.aside(desk.naming, body)).to_json()
+
+    @app.post("/api/explorer")
+    async def explorer(body: ExplorerBody) -> dict[str, Any]:
+        """Write a page that runs the generator in a browser, without a server; gives a job."""
+        return studio.jobs.start("explorer", await studio.aside(desk.exploring, body)).to_json()
 
     @app.post("/api/region")
     async def region(body: RegionBody) -> dict[str, Any]:

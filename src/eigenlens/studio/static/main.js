@@ -97,6 +97,7 @@ async function open(state, known = null) {
   store.begin({ ...state, label, sets: state.sets?.length ? state.sets : anatomy.sets });
   transport.fit(anatomy);
   sets.readers = about.readers;
+  exports.lack(about.lacks);
   sets.offered = [...new Set([...anatomy.sets, ...anatomy.offered])];
   await sliders.load();
   if (tabs.now !== "axes") tabs.open(tabs.now);
@@ -108,7 +109,7 @@ async function begin() {
   about = await get("/api/studio");
   byId("generator").replaceChildren(...about.generators.map((source) => h("option", { value: source }, source.split("/").pop())));
   const linked = fromHash(location.hash);
-  const first = { generator: about.generators[0], seed: 3, truncation: 0.7 };  // nearer the mean than chance has it
+  const first = { generator: about.generators[0], seed: 1, truncation: 0.7 };  // nearer the mean than chance has it
   tabs.open("axes");
   try {
     const state = linked?.generator ? linked : first;

@@ -12,7 +12,7 @@ export class Sets {
     this.job = new JobBar();
     this.chips = h("div", { class: "chips", role: "group", "aria-label": "Sets of directions" });
     this.file = h("input", { type: "file", accept: ".safetensors,.pt,.npz,.npy", hidden: true, "aria-label": "File of directions", onchange: () => this.#uploaded() });
-    place.prepend(h("div", { class: "bar sets" }, this.chips, this.file), this.job.element);
+    place.prepend(h("div", { class: "bar sets" }, this.chips, this.file, h("span", { class: "grow" }), sliders.count), this.job.element);
     sliders.addEventListener("rename", ({ detail }) => this.#rename(detail));
     sliders.addEventListener("flip", ({ detail }) => this.#flip(detail));
     sliders.addEventListener("drop", ({ detail }) => this.#drop(detail));

@@ -13,7 +13,7 @@ export class Sliders extends EventTarget {
   #tables = new Map();       // source -> what /api/directions says
   #rows = new Map();         // key -> Row
   #order = "";
-  view = { sort: "layer", search: "", changed: false, unit: "sigma", pins: [] };
+  view = { sort: "effect", search: "", changed: false, unit: "sigma", pins: [] };
 
   constructor(place) {
     super();
@@ -31,7 +31,7 @@ export class Sliders extends EventTarget {
     this.extra = h("span", { class: "row" });
     this.list = h("div", { class: "axes" });
     this.count = h("span", { class: "quiet", role: "status" });
-    place.append(h("div", { class: "bar" }, this.search, this.sort, this.unit, this.changedOnly, this.reset, this.extra, this.count), this.list);
+    place.append(h("div", { class: "bar" }, this.search, this.sort, this.unit, this.changedOnly, this.reset, this.extra), this.list);
     this.strip = new Strip();
     store.on("change", () => this.update());
   }
@@ -134,6 +134,7 @@ export class Sliders extends EventTarget {
     Object.assign(this.view, change);
     localStorage.setItem("eigenlens.view", JSON.stringify(this.view));
     this.#order = "";
+    for (const row of this.#rows.values()) row.refresh();
     this.render();
   }
 
@@ -212,6 +213,8 @@ class Row {
     this.#refresh();
   }
 
+  refresh() { this.#refresh(); }
+
   #refresh() {
     const { row } = this;
     const low = Math.min(row.low, this.#value), high = Math.max(row.high, this.#value);
@@ -230,7 +233,8 @@ class Row {
     const text = this.#text();
     if (document.activeElement !== this.number) this.number.value = text;
     this.range.setAttribute("aria-valuetext", `${text} ${this.owner.view.unit === "effect" ? "of effect" : "sigma"}`);
-    this.tag.textContent = [this.#mode === "to" ? "to" : "", this.layers ? `layers ${this.layers}` : ""].filter(Boolean).join(" · ");
+    const part = this.owner.view.sort === "layer" ? "" : row.part;
+    this.tag.textContent = [this.#mode === "to" ? "to" : "", this.layers ? `layers ${this.layers}` : part].filter(Boolean).join(" · ");
   }
 
   #text() {

@@ -98,7 +98,8 @@ export class TeachPage {
       const row = this.sliders.table(made.source).rows[0];
       this.row = this.sliders.extraRow(made.source, row);
       this.place.replaceChildren(this.row.element);
-      const right = made.left_out === null ? "" : ` ${Math.round(100 * made.left_out)} % of the clicks follow from the others.`;
+      const n = more.length + less.length;
+      const right = made.left_out === null || n < 6 ? "" : ` ${Math.round(n * made.left_out)} of the ${n} clicks follow from the others.`;
       this.said.textContent = `${more.length} more, ${less.length} less: learnt in ${shown((performance.now() - began) / 1000, 2)} s.${right}${asked}`;
     } catch (error) {
       complain(error);

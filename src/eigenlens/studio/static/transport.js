@@ -63,7 +63,7 @@ export class Transport extends EventTarget {
 
   show() {
     const { state } = store;
-    if (document.activeElement !== this.seed || this.seed.value === "") this.seed.value = state.file === null ? String(state.seed) : `${state.file.split("/").pop().replace(".safetensors", "")} ${state.index}`;
+    if (document.activeElement !== this.seed || this.seed.value === "") this.seed.value = state.file === null ? String(state.seed) : state.file.includes("children~") ? `child ${state.index + 1}` : "photo";
     for (const each of this.many.children) each.setAttribute("aria-checked", String(Number(each.dataset.n) === state.n));
     this.truncation.value = state.truncation;
     this.psi.value = state.truncation.toFixed(2);
