@@ -140,7 +140,7 @@ def test_a_link_restores_the_state(watched: Watched, open_page: Open) -> None:
 def test_gallery_and_seeds(watched: Watched) -> None:
     page = watched.page
     page.keyboard.press("n")
-    assert state(watched)["seed"] == 4
+    assert state(watched)["seed"] == 2
     page.get_by_role("tab", name="Gallery").click()
     page.wait_for_selector(".thumb:nth-child(48) canvas")
     page.get_by_role("button", name="Seed 17", exact=True).click()
@@ -306,7 +306,7 @@ def test_breed(watched: Watched) -> None:
     assert state(watched)["index"] == 1
     page.wait_for_selector(".generation .thumb:nth-child(2) canvas")
     page.get_by_label("Go to this forebear").nth(1).click()
-    assert (state(watched)["file"], state(watched)["seed"]) == (None, 4)
+    assert (state(watched)["file"], state(watched)["seed"]) == (None, 2)
 
 
 def test_a_photo_is_projected_and_edited(watched: Watched, tmp_path: Path) -> None:
