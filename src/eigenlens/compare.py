@@ -729,7 +729,7 @@ def summarise(comparison: Comparison) -> list[Summary]:
         is_free = not getattr(METRICS[cell.metric.name], "uses_strength", True)
         where = (fit.group, fit.label, str(cell.metric), "any" if is_free else cell.calibration)
         cells.setdefault(where, []).append((place, cell))
-    return [_summary(where, group, grid, known) for where, group in cells.items()]
+    return [_summary(where, group, grid, known, comparison.folder) for where, group in cells.items()]
 
 
 def _summary(
@@ -737,9 +737,11 @@ def _summary(
     cells: Sequence[tuple[tuple[int, int, int], Cell]],
     grid: Grid,
     known: Mapping[str, Mapping[str, Any]],
+    folder: Path,
 ) -> Summary:
     values = np.full((len(grid.generators[where[0]]), len(grid.seeds), len(grid.code_seeds)), math.nan)
     lines = [(place, known.get(address_key(cell.address(grid)))) for place, cell in cells]
+    commands = {place: cell.command(grid, folder) for place, cell in cells}
     done = [(place, line) for place, line in lines if line is not None and line["status"] == "done"]
     for place, line in done:
         values[place] = line["value"]
@@ -759,7 +761,7 @@ def _summary(
         mean([chance for _, line in done if math.isfinite(chance := chance_of(line))]),
         "done" if done else first.get("status", "missing"),
         first.get("reason", "" if done else "not computed yet"),
-        first.get("command", cells[0][1].command(grid, Path("comparison"))),
+        commands[done[0][0] if done else cells[0][0]],
         {name: mean(numbers) for name, numbers in further.items()},
     )
 
