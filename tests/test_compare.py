@@ -108,6 +108,20 @@ def test_a_grid_is_plain_data(tmp_path: Path) -> None:
         load_grid(None, file)
 
 
+def test_networks_whose_folders_are_called_the_same_stay_apart() -> None:
+    assert list(small(generators=["runs/1/last", "runs/2/last"]).generators) == ["runs/1/last", "runs/2/last"]
+    assert list(small(generators=["runs/1/last", "toonfaces"]).generators) == ["last", "toonfaces"]
+
+
+def test_what_a_method_reads_is_part_of_its_directions() -> None:
+    seen = [small(methods=["supervised", "axes"], reader=reader) for reader in ("pixels", "painted:Regions")]
+    keys = [[fit.key(grid.reader, k=4) for fit in grid.fits()] for grid in seen]
+    assert keys[0][0] != keys[1][0]
+    assert keys[0][1] == keys[1][1]  # axes read nothing
+    own = small(methods=["supervised(reader=pixels)"], reader="painted:Regions")
+    assert next(own.fits()).reads(own.reader) == {}
+
+
 # --- running ----------------------------------------------------------------------------------------------------------
 
 

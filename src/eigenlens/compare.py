@@ -247,7 +247,10 @@ def _groups(given: Any) -> dict[str, tuple[str, ...]]:
         given = [given]
     if isinstance(given, Mapping):
         return {str(name): (each,) if isinstance(each, str) else tuple(map(str, each)) for name, each in given.items()}
-    return {Path(each).name if "/" in each else each: (each,) for each in map(str, given)}
+    sources = list(map(str, given))
+    short = [Path(each).name if "/" in each else each for each in sources]
+    named = zip(short, sources, strict=True) if len(set(short)) == len(short) else zip(sources, sources, strict=True)
+    return {name: (source,) for name, source in named}
 
 
 def _entry(given: Any) -> Entry:
@@ -322,9 +325,14 @@ class Fit:
         """The method's name in tables."""
         return ORACLE if self.is_oracle else str(self.method)
 
-    def key(self, **more: Any) -> str:
+    def reads(self, reader: str) -> dict[str, str]:
+        """Return the grid's reader by name where the method takes it, since it then is part of what is found."""
+        takes_it = any(each.name == "reader" for each in dataclasses.fields(METHODS[self.method.name]))
+        return {"method_reader": reader} if takes_it and "reader" not in self.method.arguments else {}
+
+    def key(self, reader: str, **more: Any) -> str:
         """Return a short name for files, which tells everything that the fit depends on."""
-        told = json.dumps([self.source, str(self.method), self.seed, more], sort_keys=True)
+        told = json.dumps([self.source, str(self.method), self.seed, more | self.reads(reader)], sort_keys=True)
         digest = hashlib.sha256(told.encode()).hexdigest()[:8]
         plain = re.sub(r"[^\w.-]+", "-", f"{self.group}--{self.label}--{self.seed}").strip("-")
         return f"{plain[:80]}--{digest}"
@@ -354,7 +362,7 @@ class Cell:
             "calibration": self.calibration,
             "seed": self.seed,
             "k": grid.k,
-        }
+        } | self.fit.reads(grid.reader)
         if self.calibration != "native":
             about |= {
                 "target": grid.targets[self.calibration],
@@ -597,7 +605,7 @@ class Comparison:
 
     def directions_file(self, fit: Fit, *, k: int | None = None) -> Path:
         """Return where the directions of a fit lie."""
-        return self.folder / "directions" / f"{fit.key(k=k or self.grid.k)}.safetensors"
+        return self.folder / "directions" / f"{fit.key(self.grid.reader, k=k or self.grid.k)}.safetensors"
 
     def found(self, fit: Fit, *, k: int | None = None) -> tuple[Generator, Directions, Profile]:
         """Return a fit's network, its directions with σ, effect and limits, and their profile; made once, then read.
