@@ -24,7 +24,7 @@ MOVED = 0.1
 """Standard deviations by which a factor must change for a direction to count as moving it."""
 WANTED = 0.5
 """Standard deviations of the wanted factor at which side effects are compared."""
-FEWEST = 4
+FEWEST = 6
 """Codes whose readings are certain, below which a change is not known."""
 
 
@@ -221,7 +221,7 @@ def figures(walks: Walks) -> dict[str, Any]:
 def mean_change(scores: Tensor, certain: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Return half the mean difference of the two ends and its standard error, [k, attributes], in `scale`.
 
-    Codes at either of whose ends the reader abstains are left out; NaN where fewer than 4 are left, or `scale` is 0.
+    Codes at either of whose ends the reader abstains are left out; NaN where fewer than 6 are left, or `scale` is 0.
 
     Args:
         scores, certain: [k, codes, steps, attributes].

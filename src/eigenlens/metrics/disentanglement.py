@@ -273,9 +273,9 @@ class Dci:
     Source:
         Eastwood and Williams, A framework for the quantitative evaluation of disentangled representations, ICLR 2018,
         as disentanglement_lib computes it. Deviations: histogram gradient boosting, whose importances are the summed
-        gains of its splits; regression for continuous factors; a factor weighs as much as its R² (or the share of the
-        errors of a constant guess that trees avoid), so that what no direction tells of adds no noise; 2,000 samples
-        to fit and 1,000 to test (10,000 and 5,000 there).
+        gains of its splits, with a sum of 1 for each factor; regression for continuous factors; 2,000 samples to fit
+        and 1,000 to test (10,000 and 5,000 there). Read informativeness first: factors that no direction tells of
+        have importances all the same, and they are noise.
     """
 
     reader: ReaderLike = "pixels"
@@ -344,7 +344,7 @@ def fit_trees(
     """Predict one factor from codes [n, k] by boosted trees.
 
     Returns:
-        Importances [k], at least 0; R² or accuracy on the rows `test`; and what a constant guess gets there.
+        Importances [k], whose sum is 1; R² or accuracy on the rows `test`; and what a constant guess gets there.
     """
     ensemble = require("sklearn.ensemble")
     kind = ensemble.HistGradientBoostingRegressor if factor.is_number else ensemble.HistGradientBoostingClassifier
@@ -358,9 +358,7 @@ def fit_trees(
             np.add.at(importance, splits["feature_idx"], np.maximum(splits["gain"], 0.0))
     right = float(model.score(codes[test], values[test]))
     chance = 0.0 if factor.is_number else float((values[test] == _commonest(values[train])).mean())
-    weight = max(0.0, (right - chance) / max(1.0 - chance, 1e-9))
-    importance = importance / max(importance.sum(), 1e-30) * weight
-    return importance, right, chance
+    return importance / max(importance.sum(), 1e-30), right, chance
 
 
 def _commonest(values: np.ndarray) -> float:
