@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..frozen import is_traced
+from ..frozen import in_precision, is_traced
 from ..generator import Layer, Layout, State
 from .ops import MappingNetwork, StyleBased, StyleInput, StyleInputs, check_options, noise_maps, read_into
 
@@ -66,10 +67,16 @@ def from_haar(bands: Tensor) -> Tensor:
     low, down, across, both = bands.permute(0, 2, 3, 1).chunk(4, dim=3)  # [n, h, w, c] each: channels last
     even, odd = low + down, low - down
     even_step, odd_step = across + both, across - both
-    top = torch.stack([even + even_step, even - even_step], dim=3)  # [n, h, w, 2, c]
-    bottom = torch.stack([odd + odd_step, odd - odd_step], dim=3)
     n, h, w, c = low.shape
-    return torch.stack([top, bottom], dim=2).view(n, 2 * h, 2 * w, c).permute(0, 3, 1, 2)
+    if is_traced() or (bands.requires_grad and torch.is_grad_enabled()):
+        top = torch.stack([even + even_step, even - even_step], dim=3)  # [n, h, w, 2, c]
+        bottom = torch.stack([odd + odd_step, odd - odd_step], dim=3)
+        return torch.stack([top, bottom], dim=2).view(n, 2 * h, 2 * w, c).permute(0, 3, 1, 2)
+    pixels = bands.new_empty(n, h, 2, w, 2, c)  # every sum is written where it belongs
+    for row, (mean, step) in enumerate(((even, even_step), (odd, odd_step))):
+        torch.add(mean, step, out=pixels[:, :, row, :, 0])
+        torch.sub(mean, step, out=pixels[:, :, row, :, 1])
+    return pixels.view(n, 2 * h, 2 * w, c).permute(0, 3, 1, 2)
 
 
 class MobileLayer(nn.Module):
@@ -92,20 +99,23 @@ class MobileLayer(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor, noise: Tensor | None) -> Tensor:
         """Return features [batch, channels, r, r]; `style` is that of the wavelets, where they come, then the other."""
-        channels = self.weight.shape[1]
+        channels, depth = self.weight.shape[1], self.depth
+        bias = in_precision(self.bias, x.dtype)
         if self.doubles:
             bands, own = style[:, : 4 * channels], style[:, 4 * channels :]
             # the transform is linear in each channel: both styles act on the small features, and so does its half
             low, steps = (0.5 * bands * own.repeat(1, 4)).split([channels, 3 * channels], dim=1)
-            x = from_haar(x * torch.cat([low, steps], dim=1)[:, :, None, None])
+            x = from_haar(x * torch.cat([low, steps], dim=1).to(x.dtype)[:, :, None, None])
+        elif depth is not None and not is_traced() and len(x) == 1:
+            depth = depth * style.view(-1, 1, 1, 1)  # far smaller than the features
         else:
-            x = x * style[:, :, None, None]
-        if self.depth is None:
-            x = F.conv2d(x, self.weight, self.bias, padding=1)
+            x = x * style.to(x.dtype)[:, :, None, None]
+        if depth is None:
+            x = F.conv2d(x, in_precision(self.weight, x.dtype), bias, padding=1)
         else:
-            x = F.conv2d(x, self.depth, padding=1, groups=channels)
-            x = F.conv2d(x, self.weight, self.bias)
-        x = x if noise is None else x.add_(noise)  # in place: no gradient needs what a convolution gave
+            x = F.conv2d(x, in_precision(depth, x.dtype), padding=1, groups=channels)
+            x = F.conv2d(x, in_precision(self.weight, x.dtype), bias)
+        x = x if noise is None else x.add_(noise.to(x.dtype))  # in place: no gradient needs what a convolution gave
         return F.leaky_relu(x, SLOPE, inplace=True)
 
 
@@ -210,6 +220,9 @@ class MobileStyleGAN(StyleBased):
             ) from error
         return cls.from_config(config, {key: value.float().contiguous() for key, value in ours.items()}, **about)
 
+    def _arithmetic(self) -> AbstractContextManager[Any]:
+        return nullcontext()  # layers compute in the precision of the first features, styles in float32
+
     def _noise(self, index: int, inputs: StyleInputs) -> Tensor | None:
         """Return the noise of a layer with its strength, [batch or 1, 1, r, r]; None where no row wants any."""
         stored: Tensor = self.network.layers[index].noise  # type: ignore[assignment]
@@ -222,17 +235,17 @@ class MobileStyleGAN(StyleBased):
 
     def _layer(self, index: int, state: State, inputs: StyleInputs) -> State:
         network, style = self.network, inputs.styles[index]
-        x = state.features if index else network.const.expand(len(style), -1, -1, -1)
+        x = state.features if index else network.const.to(self._dtype).expand(len(style), -1, -1, -1)
         assert x is not None
         if index < len(network.layers):
             return State(index + 1, network.layers[index](x, style, self._noise(index, inputs)))
         assert network.image.bias is not None
-        weight, bias = 0.5 * network.image.weight, 0.5 * network.image.bias
+        weight, bias = 0.5 * network.image.weight, (0.5 * network.image.bias).to(x.dtype)
         if is_traced():
             return State(index + 1, from_haar(F.conv2d(x * style[:, :, None, None], weight, bias)))
         kernels = weight * style[:, None, :, None, None]  # [n, 4 channels, c, 1, 1]: far smaller than the features
-        bands = [F.conv2d(row[None], kernel, bias) for row, kernel in zip(x, kernels, strict=True)]
-        return State(index + 1, from_haar(torch.cat(bands)))
+        bands = [F.conv2d(row, kernel.to(x.dtype), bias) for row, kernel in zip(x.split(1), kernels, strict=True)]
+        return State(index + 1, from_haar((bands[0] if len(bands) == 1 else torch.cat(bands)).float()))
 
 
 # --- OpenVINO networks ------------------------------------------------------------------------------------------------
