@@ -301,3 +301,36 @@ def test_figures_of_another_generator_are_not_taken(eigengan: Generator, tmp_pat
     assert effect.with_known_figures(load_generator("toonfaces"), axes) is axes
     del here.weight_hash
     assert effect.with_known_figures(here, axes) is axes
+
+
+def test_effects_are_remembered_by_what_they_depend_on(tiny) -> None:
+    g = tiny("eigengan")
+    d = METHODS["random"](n_directions=2).fit(g)
+    rendered = []
+    run = g._layer
+
+    def counted(*args):
+        rendered.append(1)
+        return run(*args)
+
+    g._layer = counted
+    try:
+        first = effect.measure_effect(g, d, n=4)
+        assert rendered
+        rendered.clear()
+        again = effect.measure_effect(g, d, n=4)
+        assert torch.equal(again, first)
+        assert not rendered
+        again.zero_()  # the caller's own
+        assert torch.equal(effect.measure_effect(g, d, n=4), first)
+        assert not torch.equal(effect.measure_effect(g, d, n=4, seed=1), first)
+        assert not torch.equal(effect.measure_effect(g, d[[1, 0]], n=4), first)
+        weight = g.network.rgb.weight
+        kept = weight.clone()
+        weight *= 0.5
+        changed = effect.measure_effect(g, d, n=4)
+        weight.copy_(kept)
+        assert (changed < first).all()
+        assert torch.equal(effect.measure_effect(g, d, n=4), first)
+    finally:
+        del g._layer

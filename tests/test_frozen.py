@@ -20,12 +20,18 @@ def features(*shape: int) -> Tensor:
     return drawn(*shape).contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize(("batch", "inputs", "width", "height", "across"), [(1, 128, 130, 16, 16), (3, 4, 5, 8, 12)])
-def test_winograd_is_the_convolution(batch: int, inputs: int, width: int, height: int, across: int) -> None:
+@pytest.mark.parametrize(
+    ("batch", "inputs", "width", "height", "across", "padding"),
+    [(1, 128, 130, 16, 16, 1), (3, 4, 5, 8, 12, 1), (2, 5, 4, 9, 7, 2), (1, 3, 2, 6, 5, 0)],
+)
+def test_winograd_is_the_convolution(
+    batch: int, inputs: int, width: int, height: int, across: int, padding: int
+) -> None:
     x, weight, bias = features(batch, inputs, height, across), drawn(width, inputs, 3, 3, seed=1), drawn(width, seed=2)
-    expected = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
-    found = winograd(x, winograd_weight(weight), bias)
-    assert found.is_contiguous(memory_format=torch.channels_last)
+    expected = F.conv2d(x.double(), weight.double(), bias.double(), padding=padding)
+    found = winograd(x, winograd_weight(weight), bias, padding=padding)
+    assert found.shape == expected.shape
+    assert found.permute(0, 2, 3, 1).stride(3) == 1  # channels-last
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
     assert (found - expected).square().mean().sqrt() <= 4e-6 * expected.square().mean().sqrt()
 
@@ -36,7 +42,7 @@ def test_winograd_is_for_many_channels_and_no_gradients() -> None:
     assert suits_winograd(x, many)
     assert not suits_winograd(x, few)
     assert not suits_winograd(x.bfloat16(), many)
-    assert not suits_winograd(features(1, 128, 16, 18), many)
+    assert not suits_winograd(features(1, 128, 8, 8), many)
     assert not suits_winograd(x.clone().requires_grad_(), many)
     assert torch.allclose(convolved(x, many, padding=1), F.conv2d(x, many, padding=1), atol=1e-3)
     assert "winograd" in many.__dict__["_kept"]

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eigenlens import Codes, UserError, load_generator
-from eigenlens.generators.ops import summed_taps, truncated
+from eigenlens.frozen import summed_taps
+from eigenlens.generators.ops import truncated
 from eigenlens.generators.stylegan1 import StyleGAN1
 from loaded import check_loaded, check_noise, check_styles, spread_error
 

@@ -65,9 +65,10 @@ class Space:
 
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
-        if self.moments is None:
-            return torch.zeros(self.dim), torch.eye(self.dim)
-        return self.moments()
+        with torch.inference_mode(False):  # they are kept, and gradients may pass what is computed with them
+            if self.moments is None:
+                return torch.zeros(self.dim), torch.eye(self.dim)
+            return self.moments()
 
     @property
     def mean(self) -> Tensor:

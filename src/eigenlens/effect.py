@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,7 @@ from . import runtime
 from .codes import Codes, Space
 from .directions import Directions
 from .errors import UserError
+from .frozen import kept
 from .generator import Generator
 
 EFFECT_SAMPLES = 64
@@ -137,13 +140,55 @@ def measure_effect(
 
     For directions in raw units σ is taken from the space all the same, so that effects compare.
     """
-    codes = sample_for(generator, directions, n, seed=seed)
     directions = directions.in_sigma(generator.space(directions.space))
-    effects = []
-    for k in runtime.progress(range(len(directions)), what="effect"):
-        images = traverse(generator, codes, directions, k, (-0.5, 0.5))
-        effects.append(rms_change(images[:, 0], images[:, 1]).mean())
-    return torch.stack(effects) if effects else torch.empty(0)
+
+    def measure() -> Tensor:
+        codes = sample_for(generator, directions, n, seed=seed)
+        effects = []
+        for k in runtime.progress(range(len(directions)), what="effect"):
+            images = traverse(generator, codes, directions, k, (-0.5, 0.5))
+            effects.append(rms_change(images[:, 0], images[:, 1]).mean())
+        return torch.stack(effects) if effects else torch.empty(0)
+
+    content = _content(directions)
+    if content is None:
+        return measure()
+    return _remembered(generator, "effects", (*content, n, seed), measure).clone()
+
+
+REMEMBERED = 16
+"""How many effects, and how many ranges, a generator remembers."""
+
+
+def _content(directions: Directions) -> tuple[Any, ...] | None:
+    """Return all that directions hold but their provenance, to compare; None where they hold more than numbers."""
+    content: list[Any] = []
+    for each in fields(directions):
+        value = getattr(directions, each.name)
+        if each.name == "provenance":
+            continue
+        pairs = value.items() if isinstance(value, Mapping) else [("", value)]
+        for name, item in pairs:
+            if isinstance(item, Tensor):
+                content.append((each.name, name, item.shape, item.detach().cpu().contiguous().numpy().tobytes()))
+            elif item is None or isinstance(item, str | tuple):
+                content.append((each.name, name, item))
+            else:
+                return None
+    return tuple(content)
+
+
+def _remembered(generator: Generator, what: str, key: tuple[Any, ...], measure: Callable[[], Any]) -> Any:
+    """Return what was measured of this generator under the same key before, while its weights stay as they are."""
+    network = generator.network
+    lately: OrderedDict[Any, Any] = kept(network, what, OrderedDict, *network.parameters(), *network.buffers())
+    key = (*key, generator.precision)
+    if key not in lately:
+        lately[key] = measure()
+    lately.move_to_end(key)
+    while len(lately) > REMEMBERED:
+        lately.popitem(last=False)
+    return lately[key]
 
 
 # --- the generator's own range ----------------------------------------------------------------------------------------
@@ -218,13 +263,13 @@ class Range:
 
 def own_range(generator: Generator, directions: Directions, *, n: int = LIMIT_SAMPLES, seed: int = LIMIT_SEED) -> Range:
     """Fit the range of a generator's own samples, at truncation 1, in the features of `image_features`."""
-    codes = sample_for(generator, directions, n, seed=seed)
-    pieces = []
-    with torch.inference_mode():
-        steps = list(runtime.batches(n, generator.batch_size))
-        for start, stop in runtime.progress(steps, what="own range", unit="batch"):
-            pieces.append(image_features(generator(codes[start:stop]).cpu()))
-    return Range.fit(torch.cat(pieces))
+
+    def measure() -> Range:
+        codes = sample_for(generator, directions, n, seed=seed)
+        with torch.inference_mode():
+            return Range.fit(torch.cat([image_features(each) for each in generator.stream(codes, what="own range")]))
+
+    return _remembered(generator, "ranges", (directions.space, n, seed), measure)
 
 
 def measure_limits(

@@ -55,6 +55,29 @@ def in_precision(weight: Tensor, dtype: torch.dtype) -> Tensor:
     return weight.to(dtype)
 
 
+def computed_in(x: Tensor) -> torch.dtype:
+    """Return the precision in which a convolution of x computes: its own, or that of autocast."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+# --- batch normalisation ----------------------------------------------------------------------------------------------
+
+
+def scale_and_shift(norm: torch.nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
+    """Return what batch normalisation with stored statistics multiplies channels with, and then adds: [channels]."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return scale, norm.bias - norm.running_mean * scale
+
+
+def normed(norm: torch.nn.modules.batchnorm._BatchNorm, x: Tensor) -> Tensor:
+    """Return x [batch, channels, h, w] after batch normalisation, in one pass."""
+    scale, shift = kept(norm, "affine", lambda: scale_and_shift(norm), *norm.parameters(), *norm.buffers())
+    return torch.addcmul(shift.to(x.dtype)[:, None, None], x, scale.to(x.dtype)[:, None, None])
+
+
 # --- convolutions -----------------------------------------------------------------------------------------------------
 
 FEW = 16
@@ -74,9 +97,9 @@ def convolved(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, up: int 
     bias = None if bias is None else bias.to(x.dtype)
     fixed = isinstance(weight, torch.nn.Parameter) and not weight.requires_grad
     if up == 1:
-        if fixed and padding == 1 and suits_winograd(x, weight):
+        if fixed and suits_winograd(x, weight):
             tiles = kept(weight, "winograd", lambda: winograd_weight(weight), weight)
-            return winograd(x, tiles, bias)
+            return winograd(x, tiles, bias, padding=padding)
         return F.conv2d(x, in_precision(weight, x.dtype), bias, padding=padding)
     if x.shape[2] * x.shape[3] <= FEW and not is_traced():
         return _transposed_by_product(x, weight, bias, fixed)
@@ -98,6 +121,48 @@ def _transposed_by_product(x: Tensor, weight: Tensor, bias: Tensor | None, fixed
     sides = (2 * x.shape[2] + size - 2, 2 * x.shape[3] + size - 2)
     out = F.fold(columns.transpose(1, 2), sides, size, stride=2)
     return out if bias is None else out + bias[:, None, None]
+
+
+def doubling(weight: Tensor) -> Tensor:
+    """Turn a 3x3 convolution that follows on repeating every pixel into a transposed one, with 4 products for 9.
+
+    Args:
+        weight: [out, in, 3, 3], of padding 1.
+
+    Returns:
+        [in, out, 4, 4], of stride 2 and padding 1.
+    """
+    return summed_taps(weight.flip(2, 3).transpose(0, 1)).contiguous(memory_format=torch.channels_last)
+
+
+def summed_taps(weight: Tensor) -> Tensor:
+    """Turn a 3x3 kernel [in, out, 3, 3] into the 4x4 one of a stride-2 transposed convolution that repeats pixels."""
+    taps = [F.pad(weight, (x, 1 - x, y, 1 - y)) for x in (0, 1) for y in (0, 1)]
+    return torch.stack(taps).sum(0)
+
+
+def doubled_convolved(conv: torch.nn.Conv2d, x: Tensor, norm: torch.nn.BatchNorm2d | None = None) -> Tensor:
+    """Repeat every pixel of x twice in each direction, convolve by 3x3, and normalise where a norm follows."""
+    dtype = computed_in(x)
+
+    def made() -> tuple[Tensor, Tensor | None]:
+        weight, bias = with_norm(conv.weight, conv.bias, norm)
+        return doubling(weight).to(dtype), None if bias is None else bias.to(dtype)
+
+    sources = [*conv.parameters(), *(() if norm is None else (*norm.parameters(), *norm.buffers()))]
+    weight, bias = kept(conv, f"doubling {dtype}", made, *sources)
+    return F.conv_transpose2d(x, weight, bias, stride=2, padding=1)
+
+
+def with_norm(
+    weight: Tensor, bias: Tensor | None, norm: torch.nn.modules.batchnorm._BatchNorm | None, *, axis: int = 0
+) -> tuple[Tensor, Tensor | None]:
+    """Fold batch normalisation into the weights before it, whose outputs lie along `axis`."""
+    if norm is None:
+        return weight, bias
+    scale, shift = scale_and_shift(norm)
+    shape = [-1 if place == axis else 1 for place in range(weight.ndim)]
+    return weight * scale.view(shape), shift if bias is None else bias * scale + shift
 
 
 # --- Winograd's algorithm ---------------------------------------------------------------------------------------------
@@ -146,7 +211,6 @@ def suits_winograd(x: Tensor, weight: Tensor) -> bool:
         and not is_traced()
         and weight.shape[2:] == (3, 3)
         and min(inputs, weight.shape[0]) >= 128
-        and height % 4 == width % 4 == 0
         and height * width >= 256
         and not (torch.is_grad_enabled() and x.requires_grad)
     )
@@ -160,24 +224,28 @@ def winograd_weight(weight: Tensor) -> Tensor:
     )
 
 
-def winograd(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return the 3x3 convolution of padding 1, [batch, out, h, w], of x [batch, in, h, w]; h and w are divisible by 4.
+def winograd(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, padding: int = 1) -> Tensor:
+    """Return the 3x3 convolution of x [batch, in, h, w]: [batch, out, h + 2 padding - 2, w + 2 padding - 2].
 
     Args:
         x: channels-last.
         weight: of `winograd_weight`.
         bias: [out].
+        padding: of the convolution.
 
     Source:
         Lavin and Gray 2016 (arXiv 1509.09308), section 4.
     """
     inputs, _, outputs = (torch.kron(each, each).to(x.dtype) for each in _toom_cook())
-    n, c, h, w = x.shape
-    padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))  # [n, h + 2, w + 2, c]
+    n, c = x.shape[:2]
+    height, width = (side + 2 * padding - 2 for side in x.shape[2:])
+    down, across = -(-height // 4), -(-width // 4)  # tiles of 4x4 pixels; the last ones may reach beyond the edge
+    edges = (0, 0, padding, padding + 4 * across - width, padding, padding + 4 * down - height)
+    padded = F.pad(x.permute(0, 2, 3, 1), edges)  # [n, 4 down + 2, 4 across + 2, c]
     image, row, column, _ = padded.stride()
-    tiles = padded.as_strided((6, 6, n, h // 4, w // 4, c), (row, column, image, 4 * row, 4 * column, 1))
+    tiles = padded.as_strided((6, 6, n, down, across, c), (row, column, image, 4 * row, 4 * column, 1))
     spectra = (inputs @ tiles.reshape(36, -1)).view(36, -1, c)  # [36, tiles, in]
     products = torch.bmm(spectra, weight)  # [36, tiles, out]
-    out = (outputs @ products.view(36, -1)).view(4, 4, n, h // 4, w // 4, -1)
-    out = out.permute(2, 3, 0, 4, 1, 5).reshape(n, h, w, -1).permute(0, 3, 1, 2)
+    out = (outputs @ products.view(36, -1)).view(4, 4, n, down, across, -1)
+    out = out.permute(2, 3, 0, 4, 1, 5).reshape(n, 4 * down, 4 * across, -1)[:, :height, :width].permute(0, 3, 1, 2)
     return out if bias is None else out.add_(bias[:, None, None])

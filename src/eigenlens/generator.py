@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import importlib.util
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -416,12 +416,34 @@ class Generator:
 
     def render(self, codes: Codes, *, batch_size: int | None = None, what: str = "") -> Tensor:
         """Do the same for any number of codes, in batches that fit, without gradients, with progress."""
-        steps = list(runtime.batches(len(codes), batch_size or self.batch_size))
-        images = []
-        with torch.inference_mode():
-            for start, stop in runtime.progress(steps, what=what, unit="batch"):
-                images.append(self(codes[start:stop]).cpu())
+        images = list(self.stream(codes, batch_size=batch_size, what=what))
         return torch.cat(images) if images else torch.empty(0, self.channels, self.resolution, self.resolution)
+
+    def stream(self, codes: Codes, *, batch_size: int | None = None, what: str = "") -> Iterator[Tensor]:
+        """Yield the images of any number of codes batch by batch, on the CPU, without gradients, with progress.
+
+        On a GPU a batch is handed out while the next one is computed: copies go into pinned memory and nothing waits
+        for them before they are wanted. (Not run on a GPU so far.)
+        """
+        steps = list(runtime.batches(len(codes), batch_size or self.batch_size))
+        waiting: tuple[Tensor, Any] | None = None
+        ready: Tensor | None
+        for start, stop in runtime.progress(steps, what=what, unit="batch"):
+            with torch.inference_mode():  # not around the yield, which would hand the mode to the caller
+                images = self(codes[start:stop])
+                if self.device.type != "cuda":
+                    waiting, ready = None, images.cpu()
+                else:
+                    copy = torch.empty(images.shape, dtype=images.dtype, pin_memory=True)
+                    copy.copy_(images, non_blocking=True)
+                    event = torch.cuda.Event()
+                    event.record()
+                    waiting, ready = (copy, event), _arrived(waiting)
+            if ready is not None:
+                yield ready
+        last = _arrived(waiting)
+        if last is not None:
+            yield last
 
     def features(self, codes: Codes, layer: str) -> Tensor:
         """Return the features that a named layer gives, [batch, channels, height, width]."""
@@ -644,6 +666,14 @@ def resize_mask(mask: Tensor, size: Sequence[int]) -> Tensor:
     if height <= mask.shape[-2] and width <= mask.shape[-1]:
         return F.adaptive_avg_pool2d(mask, (height, width))
     return F.interpolate(mask, size=(height, width), mode="bilinear", align_corners=False)
+
+
+def _arrived(waiting: tuple[Tensor, Any] | None) -> Tensor | None:
+    """Return a copy from a GPU once it is whole."""
+    if waiting is None:
+        return None
+    waiting[1].synchronize()
+    return waiting[0]
 
 
 def _noise_seeds(n: int, seed: int, start: int) -> tuple[int, ...]:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from .. import runtime
 from ..codes import Codes, Part, Space
 from ..errors import UserError, unknown_name
+from ..frozen import computed_in, doubled_convolved, in_precision
 from ..generator import Generator, Layer, Layout, State, StyleMatrix, needs
 from .ops import read_into
 
@@ -172,6 +173,20 @@ class ResidualBlock(nn.Module):
         return h + _grown(x, self.factor)
 
 
+def advanced(block: ResidualBlock, x: Tensor, condition: Tensor, truncation: float) -> Tensor:
+    """Return what a frozen block gives: doubling is in the kernel of the convolution that follows."""
+    h = x
+    layers: Any = zip(block.norms, block.convs, strict=True)
+    for i, (norm, conv) in enumerate(layers):
+        h = F.relu(norm(h, condition, truncation), inplace=True)
+        if i == block.grows_at and block.factor == 2:
+            h = doubled_convolved(conv, h)
+        else:
+            h = F.conv2d(h, in_precision(conv.weight, computed_in(h)), conv.bias, padding=conv.padding)
+    x = x[:, : block.after] if block.shortcut is None else block.shortcut(x)
+    return h + _grown(x, block.factor)
+
+
 def _grown(x: Tensor, factor: int) -> Tensor:
     return F.interpolate(x, scale_factor=factor, mode="nearest") if factor > 1 else x
 
@@ -268,6 +283,7 @@ class BigGAN(Generator):
             config=asdict(config),
             **about,
         )
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if is_conditional and len(names) != config.n_classes:
             raise UserError(f"{len(names)} label names came for {config.n_classes} classes; give one each")
 
@@ -453,7 +469,8 @@ class BigGAN(Generator):
     def _layer(self, index: int, state: State, inputs: _Inputs) -> State:
         layer, h = self.layers[index].name, state.features
         if layer == "base":
-            return State(index + 1, self.network.to_base(inputs.conditions[0]))
+            base = self.network.to_base(inputs.conditions[0])
+            return State(index + 1, base.contiguous(memory_format=torch.channels_last))
         assert h is not None
         if layer == "rgb":
             return State(index + 1, self.network.to_image(h, inputs.truncation))
@@ -461,7 +478,7 @@ class BigGAN(Generator):
         if layer.endswith(".attention"):
             return State(index + 1, self.network.attention[number](h))
         block = self.network.blocks[int(number) - 1]
-        return State(index + 1, block(h, inputs.conditions[int(number)], inputs.truncation))
+        return State(index + 1, advanced(block, h, inputs.conditions[int(number)], inputs.truncation))  # type: ignore[arg-type]
 
     # organs
 

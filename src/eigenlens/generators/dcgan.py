@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from .. import runtime
 from ..codes import Codes, Part, Space
 from ..errors import UserError, unknown_name
+from ..frozen import computed_in, kept, scale_and_shift, with_norm
 from ..generator import Generator, Layer, Layout, State, StyleMatrix
 from .ops import read_into
 
@@ -178,6 +179,54 @@ def _module(step: Step) -> nn.Module:
     )
 
 
+def advanced(stage: Stage, x: Tensor) -> Tensor:
+    """Return what a frozen stage gives: batch normalisation in its weights, and one pixel as a vector."""
+    step, dtype = stage.step, computed_in(x)
+    is_vector = step.kind == "linear" or (step.kind == "deconv" and x.shape[2:] == (1, 1) and step.upsample == 1)
+    sources = [*stage.parameters(), *stage.buffers()]
+    weight, bias = kept(stage, f"folded {dtype} {is_vector}", lambda: _folded(stage, is_vector, dtype), *sources)
+    if is_vector:
+        x = F.linear(x.flatten(1), weight, bias).unflatten(1, (step.size, step.size, -1)).permute(0, 3, 1, 2)
+        return ACTIVATIONS[step.activation](x)
+    if step.upsample > 1:
+        x = F.interpolate(x, scale_factor=step.upsample, mode=stage.mode)
+    if step.kind == "conv":
+        x = F.conv2d(x, weight, bias, step.stride, step.padding)
+    else:
+        x = F.conv_transpose2d(x, weight, bias, step.stride, step.padding, step.output_padding)
+    return ACTIVATIONS[step.activation](x)
+
+
+def _folded(stage: Stage, is_vector: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """Return weight and bias with the norm in them; as a vector [size * size * channels, before], channels last."""
+    step, norm, layer = stage.step, stage.norm, stage.layer
+    weight: Tensor = layer.weight  # type: ignore[assignment]
+    bias: Tensor | None = layer.bias  # type: ignore[assignment]
+    if step.kind == "linear":
+        pixels = step.size**2
+        weight = weight.view(-1, pixels, step.before) if norm is None or step.norm != step.after else weight
+        if weight.ndim == 2:  # the norm has numbers of its own for every pixel
+            weight, bias = with_norm(weight, bias, norm)
+            weight, norm = weight.view(-1, pixels, step.before), None
+        rows = None if bias is None else bias.view(-1, pixels)
+        if norm is not None:
+            scale, shift = scale_and_shift(norm)
+            weight = weight * scale[:, None, None]
+            rows = shift[:, None].expand(-1, pixels) if rows is None else rows * scale[:, None] + shift[:, None]
+        weight = weight.transpose(0, 1).flatten(0, 1)
+        return weight.to(dtype), None if rows is None else rows.T.flatten().to(dtype)
+    weight, bias = with_norm(weight, bias, norm, axis=1 if step.kind == "deconv" else 0)
+    if is_vector:  # each tap of the kernel is one place of the output
+        stop = step.padding + step.size
+        if stop > step.kernel:  # rows that the output's padding adds at one side
+            weight = F.pad(weight, (0, stop - step.kernel, 0, stop - step.kernel))
+        inside = slice(step.padding, stop)
+        weight = weight[:, :, inside, inside].permute(2, 3, 1, 0).flatten(0, 2)
+        return weight.to(dtype), None if bias is None else bias.repeat(step.size**2).to(dtype)
+    weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
+    return weight, None if bias is None else bias.to(dtype)
+
+
 class DCGANNetwork(nn.Module):
     """The stack."""
 
@@ -286,7 +335,7 @@ class DCGAN(Generator):
 
     def _layer(self, index: int, state: State, inputs: Tensor) -> State:
         x = inputs if state.features is None else state.features
-        return State(index + 1, self.network.stages[index](x))
+        return State(index + 1, advanced(self.network.stages[index], x))  # type: ignore[arg-type]
 
     def _image(self, state: State) -> Tensor:
         assert state.features is not None

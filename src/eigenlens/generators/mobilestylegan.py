@@ -99,7 +99,8 @@ class MobileLayer(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor, noise: Tensor | None) -> Tensor:
         """Return features [batch, channels, r, r]; `style` is that of the wavelets, where they come, then the other."""
-        channels, depth = self.weight.shape[1], self.depth
+        channels = self.weight.shape[1]
+        depth: Tensor | None = self.depth
         bias = in_precision(self.bias, x.dtype)
         if self.doubles:
             bands, own = style[:, : 4 * channels], style[:, 4 * channels :]

@@ -267,12 +267,6 @@ def rgb_levels(used: int, alpha: float) -> list[tuple[str, int]]:
     return [("rgb", used - 1)] + ([("rgb_before", used - 2)] if alpha < 1.0 else [])
 
 
-def summed_taps(weight: Tensor) -> Tensor:
-    """Turn a 3x3 kernel [in, out, 3, 3] into the 4x4 one of a stride-2 transposed convolution that repeats pixels."""
-    taps = [F.pad(weight, (x, 1 - x, y, 1 - y)) for x in (0, 1) for y in (0, 1)]
-    return torch.stack(taps).sum(0)
-
-
 # --- filters ----------------------------------------------------------------------------------------------------------
 
 
@@ -383,7 +377,7 @@ def modulated(
     width, inputs = weight.shape[:2]
     numbers = x.shape[2] * x.shape[3] * (inputs + width * up * up)
     is_lighter = 3 * weight.numel() < numbers  # new weights are scaled twice and laid out anew
-    needs_fixed = up == 1 and padding == 1 and suits_winograd(x, weight)
+    needs_fixed = up == 1 and suits_winograd(x, weight)
     if is_lighter and not needs_fixed and not is_traced() and (len(x) == 1 or x.device.type == "cpu"):
         kernels = weight * style[:, None, :, None, None]
         kernels = kernels if factor is None else kernels * factor[:, :, None, None, None]
@@ -412,6 +406,14 @@ def _resized(x: Tensor, bias: Tensor | None, up: int, weight: Tensor, taps: Tens
     if before == after >= 0:
         return F.conv2d(x, kernel, bias, padding=before, groups=width)
     return F.conv2d(F.pad(x, (before, after, before, after)), kernel, bias, groups=width)
+
+
+def bounded(x: Tensor, clamp: float | None, gain: float = 1.0) -> Tensor:
+    """Clamp to ±`clamp` times `gain`, where there is a bound; in place, except where a gradient needs what was."""
+    if clamp is None:
+        return x
+    bound = clamp * gain
+    return x.clamp(-bound, bound) if x.requires_grad else x.clamp_(-bound, bound)
 
 
 def noise_input(seeds: Sequence[int] | None, stored: Tensor | None, layer: int, resolution: int) -> Tensor | None:

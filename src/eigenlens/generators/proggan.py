@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from ..codes import Codes, Part, Space
 from ..errors import UserError
+from ..frozen import doubled_convolved, summed_taps
 from ..generator import Generator, Layer, Layout, State, StyleMatrix, needs
-from .ops import check_alpha, check_options, levels_used, pixel_norm, read_into, rgb_levels, summed_taps
+from .ops import check_alpha, check_options, levels_used, pixel_norm, read_into, rgb_levels
 
 BASE = 4  # pixels of the first feature map
 GENFORCE, ZOO = "genforce/genforce (PGGAN)", "facebookresearch/pytorch_GAN_zoo (PGAN)"
@@ -76,6 +77,13 @@ class ProgGANNetwork(nn.Module):
         x = self.base(pixel_norm(z)).view(len(z), -1, BASE, BASE)
         return F.leaky_relu(x, self.config.slope)
 
+    def advanced(self, index: int, x: Tensor) -> Tensor:
+        """Return the same as `convolved`, for frozen weights: doubling is in the kernel."""
+        conv, x = self.convs[index], pixel_norm(x, dim=1)
+        if index % 2 and not self.config.is_fused:
+            return F.leaky_relu(doubled_convolved(conv, x), self.config.slope, inplace=True)  # type: ignore[arg-type]
+        return F.leaky_relu(conv(x), self.config.slope, inplace=True)
+
     def convolved(self, index: int, x: Tensor) -> Tensor:
         """Return the features after convolution `index`, which doubles the size where it is odd."""
         x = pixel_norm(x, dim=1)
@@ -130,6 +138,7 @@ class ProgGAN(Generator):
             config=asdict(config),
             **about,
         )
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor], **about: Any) -> ProgGAN:
@@ -169,11 +178,11 @@ class ProgGAN(Generator):
     def _layer(self, index: int, state: State, inputs: Tensor) -> State:
         network = self.network
         if index == 0:
-            return State(1, network.from_latent(inputs))
+            return State(1, network.from_latent(inputs).contiguous(memory_format=torch.channels_last))
         assert state.features is not None
         if index == len(self.layers) - 1:
             return State(index + 1, network.to_image(state.features, state.image))
-        x = network.convolved(index - 1, state.features)
+        x = network.advanced(index - 1, state.features)
         before = network.rgb_before if index == len(self.layers) - 4 else None
         return State(index + 1, x, state.image if before is None else before(pixel_norm(x, dim=1)))
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..codes import Codes, Part, Space
 from ..errors import UserError, unknown_name
+from ..frozen import computed_in, doubled_convolved, in_precision, normed
 from ..generator import Generator, Layer, Layout, State, StyleMatrix, needs
 from .ops import read_into
 
@@ -72,6 +73,13 @@ def _doubled(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
+def advanced(block: Block, x: Tensor) -> Tensor:
+    """Return what a frozen block gives: doubling and the second norm are in the kernel of the first convolution."""
+    h = F.relu(doubled_convolved(block.conv1, F.relu(normed(block.norm1, x), inplace=True), block.norm2), inplace=True)
+    h = F.conv2d(h, in_precision(block.conv2.weight, computed_in(h)), block.conv2.bias, padding=1)
+    return h + (_doubled(x) if block.bypass is None else doubled_convolved(block.bypass, x))
+
+
 class SNGANNetwork(nn.Module):
     """The network."""
 
@@ -116,6 +124,7 @@ class SNGAN(Generator):
             config=asdict(config),
             **about,
         )
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor], **about: Any) -> SNGAN:
@@ -150,11 +159,12 @@ class SNGAN(Generator):
     def _layer(self, index: int, state: State, inputs: Tensor) -> State:
         config = self.network.config
         if index == 0:
-            return State(1, self.network.linear(inputs).unflatten(1, (-1, config.base, config.base)))
+            h = self.network.linear(inputs).unflatten(1, (-1, config.base, config.base))
+            return State(1, h.contiguous(memory_format=torch.channels_last))
         assert state.features is not None
         if index <= len(config.bypass):
-            return State(index + 1, self.network.blocks[index - 1](state.features))
-        return State(index + 1, torch.tanh(self.network.rgb(F.relu(self.network.norm(state.features)))))
+            return State(index + 1, advanced(self.network.blocks[index - 1], state.features))  # type: ignore[arg-type]
+        return State(index + 1, torch.tanh(self.network.rgb(F.relu(normed(self.network.norm, state.features)))))
 
     def style_matrices(self, layers: str = "all") -> dict[str, StyleMatrix]:
         """Return the matrix of the first linear layer, [width * base², z_dim]."""

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..frozen import doubling, kept, summed_taps
 from ..generator import Layer, Layout, State, needs
 from .ops import (
     MappingNetwork,
@@ -28,7 +29,6 @@ from .ops import (
     noise_maps,
     read_into,
     rgb_levels,
-    summed_taps,
 )
 
 SLOPE = 0.2  # of every leaky ReLU
@@ -115,8 +115,11 @@ class StyledLayer(nn.Module):
         bias = self.bias if self.blurs_bias else None
         if self.is_fused:
             x = F.conv_transpose2d(x, self.weight, bias, stride=2, padding=1)
+        elif self.doubles:
+            weight = self.weight
+            kernel = kept(weight, "doubling", lambda: doubling(weight).contiguous(), weight)
+            x = F.conv_transpose2d(x, kernel, bias, stride=2, padding=1)
         else:
-            x = F.interpolate(x, scale_factor=2, mode="nearest") if self.doubles else x
             x = F.conv2d(x, self.weight, bias, padding=1)
         if self.doubles:
             channels = x.shape[1]

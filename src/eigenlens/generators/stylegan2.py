@@ -26,6 +26,7 @@ from .ops import (
     StyleBased,
     StyleInput,
     StyleInputs,
+    bounded,
     check_options,
     demodulation,
     doubled,
@@ -163,14 +164,6 @@ class ToRGB(nn.Module):
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """Return [batch, channels, height, width]."""
         return bounded(modulated(x, style, self.weight, bias=self.bias).float(), self.clamp)
-
-
-def bounded(x: Tensor, clamp: float | None, gain: float = 1.0) -> Tensor:
-    """Clamp to ±`clamp` times `gain`, where there is a bound; in place, except where a gradient needs what was."""
-    if clamp is None:
-        return x
-    bound = clamp * gain
-    return x.clamp(-bound, bound) if x.requires_grad else x.clamp_(-bound, bound)
 
 
 class Block(nn.Module):

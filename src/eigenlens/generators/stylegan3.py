@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -26,6 +27,7 @@ from .ops import (
     StyleBased,
     StyleInput,
     StyleInputs,
+    bounded,
     check_options,
     demodulation,
     modulated,
@@ -199,15 +201,16 @@ class FilteredLayer(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """Return [batch, width, size, size] for features x and style [batch, inputs]."""
-        config, factor = self.config, self.input_gain
+        config = self.config
+        factor = self.input_gain.expand(len(x), config.width)
         if config.is_demodulated:
             # within the row: a mean over the batch, as in training, would let rows see each other
             style = style * style.square().mean(1, keepdim=True).rsqrt()
-            factor = factor * demodulation(style, self.energy)[:, :, None, None]
-        x = modulated(x, style, self.weight, padding=config.kernel - 1)
-        x = torch.addcmul(self.bias[:, None, None], x, factor)
+            factor = factor * demodulation(style, self.energy)
+        x = modulated(x, style, self.weight, factor=factor, bias=self.bias, padding=config.kernel - 1)
+        precision = x.dtype
         x = filtered_leaky_relu(
-            x,
+            x.float(),  # filters of single channels are slow in bfloat16
             self.up_filter,
             self.down_filter,
             up=config.up,
@@ -217,7 +220,7 @@ class FilteredLayer(nn.Module):
             slope=config.slope,
             clamp=config.clamp,
         )
-        return x
+        return x.to(precision)
 
 
 def filtered_leaky_relu(
@@ -247,8 +250,7 @@ def filtered_leaky_relu(
     """
     one = torch.ones(1, device=x.device, dtype=x.dtype)
     x = upfirdn(x, one if up_filter is None else up_filter, up=up, padding=padding, gain=gain * up * up)
-    x = F.leaky_relu(x, slope)
-    x = x if clamp is None else x.clamp(-clamp, clamp)
+    x = bounded(F.leaky_relu(x, slope, inplace=True), clamp)  # what a filter gave is nobody else's
     return x if down_filter is None else upfirdn(x, down_filter, down=down)
 
 
@@ -348,15 +350,18 @@ class StyleGAN3(StyleBased):
             raise UserError(f"this file of {layout} lacks {error}; get a whole one") from error
         return cls.from_config(config, ours, **about)
 
+    def _arithmetic(self) -> AbstractContextManager[Any]:
+        return nullcontext()  # layers compute in the precision of the first features, styles in float32
+
     def _layer(self, index: int, state: State, inputs: StyleInputs) -> State:
         if index == 0:
-            return State(1, self.network.input(inputs.styles[0]))
+            return State(1, self.network.input(inputs.styles[0]).to(self._dtype))
         layer = self.network.layers[self.layers[index].name]
         return State(index + 1, layer(state.features, inputs.styles[index]))
 
     def _image(self, state: State) -> Tensor:
         assert state.features is not None
-        return state.features * self.network.config.output_scale
+        return state.features.float() * self.network.config.output_scale
 
     def _margin(self, size: int) -> int:
         config = self.network.config
