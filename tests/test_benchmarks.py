@@ -1,0 +1,75 @@
+"""The benchmark of synthesis runs, and its plain forms make the same images as ours."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def synthesis():
+    sys.path.insert(0, str(ROOT))
+    try:
+        return importlib.import_module("benchmarks.synthesis")
+    finally:
+        sys.path.remove(str(ROOT))
+
+
+def test_the_plain_stylegan2_makes_our_images(synthesis) -> None:
+    g = synthesis.stylegan2(64, 1024, most=128)  # wide enough for Winograd's algorithm, large enough for rows
+    codes = g.sample(2)
+    assert synthesis.difference(g(codes), synthesis._plain.stylegan2(g.network, codes.latent[:, 0])) <= 1e-4
+    assert abs(float(g(codes).std()) - 0.5) < 0.1
+    assert synthesis.psnr(g, codes) >= 36
+
+
+@pytest.mark.parametrize("kind", ["T", "R"])
+def test_the_plain_stylegan3_makes_our_images(synthesis, kind: str) -> None:
+    g = synthesis.stylegan3(kind, 32, n_layers=6, channel_base=512, most=32)
+    codes = g.sample(2)
+    assert synthesis.difference(g(codes), synthesis._plain.stylegan3(g.network, codes.latent[:, 0])) <= 1e-4
+    assert synthesis.psnr(g, codes) >= 36
+
+
+@pytest.mark.parametrize("family", ["dcgan", "sngan", "proggan", "biggan"])
+def test_folded_networks_make_the_images_of_their_modules(synthesis, family: str) -> None:
+    sizes = {
+        "dcgan": {"widths": (16, 16, 8, 8)}, "sngan": {"width": 16}, "proggan": {"most": 16, "levels": 3},
+        "biggan": {"width": 8},
+    }  # fmt: skip
+    g = getattr(synthesis, family)(**sizes[family])
+    for norm in (each for each in g.network.modules() if isinstance(each, torch.nn.modules.batchnorm._BatchNorm)):
+        norm.running_mean.normal_(std=0.3)
+        norm.running_var.uniform_(0.5, 2.0)
+    codes = synthesis.sample(g, 3)
+    before = g.weight_hash
+    exact = copy.deepcopy(g)
+    exact.network.double()
+    expected = synthesis.eager(exact, codes.with_latent(codes.latent.double()))
+    plain, ours = (synthesis.difference(images, expected) for images in (synthesis.eager(g, codes), g(codes)))
+    assert ours <= 3 * plain + 1e-6  # they round differently, and as little
+    assert ours <= 1e-3
+    del g.weight_hash  # computed anew: what is kept beside the weights is no part of them
+    assert g.weight_hash == before
+
+
+def test_the_command_writes_its_table(tmp_path: Path) -> None:
+    words = ["synthesis", "--toy", "--parts", "peak", "partial", "--threads", "1", "--out", str(tmp_path / "a.json")]
+    ran = subprocess.run([sys.executable, "-m", "benchmarks", *words], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    rows = json.loads((tmp_path / "a.json").read_text())["results"]
+    assert {row["part"] for row in rows} == {"peak", "partial"}
+    assert "| case |" in ran.stdout
+    assert rows[0]["machine"]["torch"] == torch.__version__
+    unknown = subprocess.run([sys.executable, "-m", "benchmarks", "nothing"], cwd=ROOT, capture_output=True, text=True)
+    assert unknown.returncode == 2
+    assert "synthesis" in unknown.stderr
