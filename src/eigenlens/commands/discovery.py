@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,18 @@ from ..generator import Generator
 from ..method import METHODS, find_directions
 from ..presets import load_presets, named_directions
 from ..sheet import sheet as draw_sheet
-from .words import HERE, Machine, as_table, command_line, figures, option, parse_seeds, sample_seeds, specialised
+from .words import (
+    HERE,
+    ExactMachine,
+    Machine,
+    as_table,
+    command_line,
+    figures,
+    option,
+    parse_seeds,
+    sample_seeds,
+    specialised,
+)
 
 
 def discover(
@@ -83,7 +95,10 @@ def _with_method(words: list[str]) -> Any:
     chosen, presets = option(words, "--preset", ""), getattr(kind, "presets", {})
     if chosen and chosen not in presets:
         raise unknown_name(f"preset of {kind.name}", chosen, presets)
-    return specialised(discover, settings=(kind, kind(**presets.get(chosen, {}))))
+    changed = {"settings": (kind, kind(**presets.get(chosen, {})))}
+    if any(each.name == "precision" for each in dataclasses.fields(kind)):
+        changed["machine"] = (ExactMachine, ExactMachine())
+    return specialised(discover, **changed)
 
 
 discover.specialise = _with_method  # type: ignore[attr-defined]

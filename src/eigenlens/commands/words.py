@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from tyro.conf import UseAppendAction
+from tyro.conf import Fixed, Suppress, UseAppendAction
 
 from .. import images as pictures
 from .. import runtime
@@ -61,6 +61,14 @@ class Machine:
             except ValueError:
                 options[name] = value
         return load_generator(source, device=self.device, precision=self.precision, **options)
+
+
+@dataclass(frozen=True)
+class ExactMachine(Machine):
+    """A machine for methods whose own `--precision` is that of what they train: generators compute in fp32."""
+
+    precision: Suppress[Fixed[Literal["fp32", "bf16", "auto"]]] = "fp32"
+    """Not asked for."""
 
 
 HERE = Machine()
