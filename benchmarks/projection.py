@@ -1,6 +1,7 @@
 """How far the inversion of an EigenGAN goes: the bundled generator on toon faces that it never saw.
 
     npm ci --prefix tools/toonfaces && python -m benchmarks.projection       # 200 faces of seed 1
+    python -m benchmarks.projection --parts edits --reader pixels            # one part anew; the others stay
     python -m benchmarks.projection --n 20 --out few.json                    # fewer, as a check
 
 Rows: the mean image; the nearest of 10,000 samples; the encoder alone; eps and all z, from the best of 512 samples and
@@ -13,12 +14,12 @@ faces.
 from __future__ import annotations
 
 import argparse
+import json
 import platform
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ RESULTS = Path(__file__).parent / "results" / "projection.json"
 SAMPLES = 10_000
 STEPS, PHI_STEPS, TUNE_STEPS = 60, 60, 60
 SHIFT = 2.0  # σ of an edit
+SURE = 0.9  # share of samples that an axis changes the same way, for the change to be the axis's
+PARTS = ("baselines", "codes", "phi", "tuning", "edits")
 
 
 def rendered(n: int) -> Tensor:
@@ -91,17 +94,15 @@ def with_free_features(network: EigenGANNetwork, start: Tensor, goals: Tensor, s
     return best_images
 
 
-def tuned_one_by_one(generator: Generator, found: Projection, n: int) -> tuple[Tensor, list[Generator]]:
-    """Tune the generator for each of the first `n` faces by itself; return their images and the generators."""
-    shown, tuned = [], []
+def tuned_one_by_one(generator: Generator, found: Projection, n: int) -> Tensor:
+    """Tune the generator for each of the first `n` faces by itself; return their images."""
+    shown = []
     for row in range(n):
         one = Projection(
             found.codes[row], found.goals[row : row + 1], found.images[row : row + 1], {}, ((),), found.steps
         )
-        tuning, after = tune(generator, one, steps=TUNE_STEPS)
-        shown.append(after.images)
-        tuned.append(generator.moved_by(tuning.deltas()))
-    return torch.cat(shown), tuned
+        shown.append(tune(generator, one, steps=TUNE_STEPS)[1].images)
+    return torch.cat(shown)
 
 
 def likeness(made: Tensor, goals: Tensor) -> dict[str, Any]:
@@ -116,36 +117,36 @@ def likeness(made: Tensor, goals: Tensor) -> dict[str, Any]:
     }
 
 
-def edits(generator: Generator, reader: str, codes: Codes, tuned: list[Generator]) -> list[dict[str, Any]]:
-    """Return for each attribute of a reader the axis that changes it most, and what it does to projected faces.
+def edits(generator: Generator, reader: str, codes: Codes) -> dict[str, Any]:
+    """Return what axes do to attributes of a reader, on samples and on projected faces.
 
-    Change is that of the score from -1 σ to +1 σ about a code, along the axis.
+    For each attribute the axis that changes it most surely is taken; change is that of the score from -1 σ to +1 σ
+    about a code. Attributes that no axis changes the same way in nine samples of ten are counted, not shown.
     """
     read, axes = READERS[reader](), METHODS["eigen"](measured=False).fit(generator)
     names = [getattr(each, "name", each) for each in read.attributes]
 
-    def change(which: int, codes: Codes, show: Callable[[Codes], Tensor]) -> Tensor:
-        ends = [show(axes.move(codes, which, by=by * SHIFT / 2)) for by in (-1.0, 1.0)]
-        return read(ends[1]) - read(ends[0])  # [batch, attributes]
+    def change(which: int, codes: Codes) -> Tensor:
+        low, high = (read(generator.render(axes.move(codes, which, by=by * SHIFT / 2))) for by in (-1.0, 1.0))
+        return high - low  # [batch, attributes]
 
     samples = generator.sample(64, seed=0)
-    on_samples = torch.stack([change(k, samples, generator.render) for k in range(len(axes))])  # [k, 64, attributes]
+    on_samples = torch.stack([change(k, samples) for k in range(len(axes))])  # [k, 64, attributes]
     clarity = on_samples.mean(1) / on_samples.std(1).clamp(min=1e-6)  # how surely the axis changes the attribute
     rows = []
     for a, name in enumerate(names):
         k = int(clarity[:, a].abs().nan_to_num().argmax())
         mean = float(on_samples[k, :, a].nanmean())
-        on_faces = change(k, codes, generator.render)[:, a]
-        row = {
-            "attribute": name, "axis": axes.names[k], "samples": round(mean, 4),
-            "projected": round(float(on_faces.nanmean()), 4), "same_sign_samples": _share(on_samples[k, :, a], mean),
-            "same_sign_projected": _share(on_faces, mean),
-        }  # fmt: skip
-        if tuned:
-            on_tuned = torch.cat([change(k, codes[i], each.render)[:, a] for i, each in enumerate(tuned)])
-            row |= {"tuned": round(float(on_tuned.nanmean()), 4), "same_sign_tuned": _share(on_tuned, mean)}
+        on_faces = change(k, codes)[:, a]
+        row = {"attribute": name, "axis": axes.names[k]}
+        row |= {"samples": round(mean, 4), "projected": round(float(on_faces.nanmean()), 4)}
+        row |= {"same_sign_samples": _share(on_samples[k, :, a], mean), "same_sign_projected": _share(on_faces, mean)}
         rows.append(row)
-    return rows
+    sure = [row for row in rows if row["same_sign_samples"] >= SURE]
+    return {
+        "reader": reader, "n": len(codes), "shift_sigma": SHIFT, "attributes": len(rows), "sure": len(sure),
+        "least_same_sign_projected": min((row["same_sign_projected"] for row in sure), default=None), "axes": sure,
+    }  # fmt: skip
 
 
 def _share(changes: Tensor, mean: float) -> float:
@@ -153,12 +154,49 @@ def _share(changes: Tensor, mean: float) -> float:
     return round(float((known.sign() == np.sign(mean)).float().mean()), 3) if len(known) else float("nan")
 
 
+class Report:
+    """The results so far, in their file: a part that is measured anew replaces its own rows alone."""
+
+    def __init__(self, path: Path, about: dict[str, Any]) -> None:
+        self.path = path
+        before = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        fits = all(before.get(key) == about[key] for key in ("generator", "encoder", "version"))
+        self.content: dict[str, Any] = {**(before if fits else {"rows": []}), **about}
+
+    def add(self, name: str, made: Tensor, goals: Tensor, seconds: float, **more: Any) -> None:
+        """Add the row of some reconstructions, and write the file."""
+        row = {"row": name, **likeness(made, goals), "cpu_seconds_each": round(seconds / len(goals), 4), **more}
+        rows = [each for each in self.content["rows"] if each["row"] != name]
+        self.content["rows"] = sorted([*rows, row], key=lambda each: ROWS.index(each["row"]))
+        self.write()
+        figures = "  ".join(f"{key} {row[key]['mean']:.3f}" for key in ("psnr", "ssim", "lpips_vgg"))
+        sys.stderr.write(f"{name:<44} n {row['n']:<4} {figures}  {row['cpu_seconds_each']} CPU s\n")
+
+    def write(self) -> None:
+        """Write all, whole or not at all: what is measured stays, whatever comes after."""
+        write_json(self.path, self.content, force=True)
+
+
+ROWS = (
+    MEAN := "mean image",
+    NEAREST := f"nearest of {SAMPLES:,} samples",
+    ENCODER := "encoder alone",
+    FROM_ENCODER := "eps and z from the encoder",
+    FROM_SAMPLES := "eps and z from the best of 512 samples",
+    NO_PRIOR := "eps and z from the encoder, no prior",
+    PHI := "then all of phi",
+    TUNED := "eps and z, then weights tuned",
+)
+"""Rows, in their order."""
+
+
 def main() -> None:
-    """Measure all rows, and write each as it is known."""
+    """Measure the parts, and write each row as it is known."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=200, help="faces")
     parser.add_argument("--tuned", type=int, default=20, help="faces that are tuned")
-    parser.add_argument("--reader", default="pixels", help="what edits are read with")
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--reader", default="toonfaces", help="what edits are read with")
     parser.add_argument("--encoder", type=Path, help="another encoder than the bundled one")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -170,50 +208,43 @@ def main() -> None:
         raise SystemExit("toonfaces has no encoder here; give one with --encoder")
     encoder = Encoder.load(place, generator)
     goals = rendered(args.n)
-    report: dict[str, Any] = {
-        "command": " ".join(["python -m benchmarks.projection", *sys.argv[1:]]),
-        "generator": generator.identity(),
-        "encoder": encoder.about,
-        "faces": {"n": args.n, "seed": 1},
-        "rows": [],
-        "version": __version__,
-        "machine": f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {args.threads} thread(s)",
-    }
+    machine = f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {args.threads} thread(s)"
+    about = {"generator": generator.identity(), "encoder": encoder.about, "version": __version__, "machine": machine}
+    report = Report(args.out, about)
 
-    def add(name: str, made: Tensor, seconds: float, *, wanted: Tensor = goals, sigma: Tensor | None = None) -> None:
-        row = {"row": name, **likeness(made, wanted), "cpu_seconds_each": round(seconds / len(wanted), 4)}
-        row |= {"sigma": round(float(sigma.mean()), 3)} if sigma is not None else {}
-        report["rows"].append(row)
-        write_json(args.out, report, force=True)  # what is measured stays, whatever comes after
-        figures = "  ".join(f"{key} {row[key]['mean']:.3f}" for key in ("psnr", "ssim", "lpips_vgg"))
-        sys.stderr.write(f"{name:<44} n {row['n']:<4} {figures}  {row['cpu_seconds_each']} CPU s\n")
-
-    def add_projection(name: str, **how: Any) -> Projection:
+    def add_projection(name: str, goals: Tensor, **how: Any) -> Projection:
         begun = time.process_time()
         found = project(generator, goals, **how)
-        add(name, found.images, time.process_time() - begun, sigma=found.figures["sigma"])
+        sigma = round(float(found.figures["sigma"].mean()), 3)
+        warned = sum(map(bool, found.notes))
+        report.add(name, found.images, goals, time.process_time() - begun, sigma=sigma, warned=warned)
         return found
 
-    begun = time.process_time()
-    mean, nearest = nearest_of(generator, goals, SAMPLES)
-    add("mean image", mean.expand_as(goals), 0.0)
-    add(f"nearest of {SAMPLES:,} samples", nearest, time.process_time() - begun)
-    add_projection("encoder alone", start=encoder, steps=0)
-    found = add_projection("eps and z from the encoder", start=encoder, steps=STEPS)
-    report["faces"]["noted"] = sum(map(bool, found.notes))
-    report["edits"] = {"reader": args.reader, "shift": SHIFT, "axes": edits(generator, args.reader, found.codes, [])}
-    begun = time.process_time()
-    pieces = [
-        with_free_features(generator.network, found.codes.latent[a:b, 0], goals[a:b], PHI_STEPS)  # type: ignore[arg-type]
-        for a, b in runtime.batches(len(goals), 32)
-    ]
-    add("then all of phi", torch.cat(pieces), time.process_time() - begun)
-    add_projection("eps and z from the best of 512 samples", start="samples", n_samples=512, steps=STEPS)
-    begun, n_tuned = time.process_time(), min(args.tuned, len(goals))
-    shown, tuned = tuned_one_by_one(generator, found, n_tuned)
-    report["edits"]["axes"] = edits(generator, args.reader, found.codes, tuned)
-    add("eps and z, then weights tuned", shown, time.process_time() - begun, wanted=goals[:n_tuned])
-    add_projection("eps and z from the encoder, no prior", start=encoder, steps=STEPS, prior=0.0)
+    if "baselines" in args.parts:
+        begun = time.process_time()
+        mean, nearest = nearest_of(generator, goals, SAMPLES)
+        report.add(MEAN, mean.expand_as(goals), goals, 0.0)
+        report.add(NEAREST, nearest, goals, time.process_time() - begun)
+        add_projection(ENCODER, goals, start=encoder, steps=0)
+    how = {"start": encoder, "steps": STEPS}
+    found = add_projection(FROM_ENCODER, goals, **how) if "codes" in args.parts else project(generator, goals, **how)
+    if "edits" in args.parts:
+        report.content["edits"] = edits(generator, args.reader, found.codes)
+        report.write()
+    if "phi" in args.parts:
+        begun = time.process_time()
+        pieces = [
+            with_free_features(generator.network, found.codes.latent[a:b, 0], goals[a:b], PHI_STEPS)  # type: ignore[arg-type]
+            for a, b in runtime.batches(len(goals), 32)
+        ]
+        report.add(PHI, torch.cat(pieces), goals, time.process_time() - begun)
+    if "codes" in args.parts:
+        add_projection(FROM_SAMPLES, goals, start="samples", n_samples=512, steps=STEPS)
+        add_projection(NO_PRIOR, goals, prior=0.0, **how)
+    if "tuning" in args.parts:
+        begun, n = time.process_time(), min(args.tuned, len(goals))
+        shown = tuned_one_by_one(generator, found, n)
+        report.add(TUNED, shown, goals[:n], time.process_time() - begun)
 
 
 if __name__ == "__main__":
