@@ -55,7 +55,7 @@ SAME_RANK = {
     ("method", "exchange"), ("files", "errors"),
     ("images", "errors"), ("images", "files"), ("registry", "errors"), ("runtime", "errors"),
     ("inference", "errors"), ("inference", "runtime"), ("profile", "effect"), ("profile", "reader"),
-    ("report", "compare"), ("report", "naming"),
+    ("report", "compare"), ("report", "naming"), ("training", "saliency"),
 }  # fmt: skip
 """(importer, imported) that stand side by side: a concept and the file split off from it."""
 

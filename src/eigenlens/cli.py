@@ -41,6 +41,7 @@ SUMMARIES = {
     "mix": "give images what some layers read of others",
     "export": "write a generator as ONNX, or a page that runs it in the browser",
     "hub": "send a generator to the Hugging Face Hub, or fetch one",
+    "saliency": "learn masks from a direction that changes the background",
     "train": "train an EigenGAN on images of your own",
 }
 """Command -> what it does, in the order of the help page."""
@@ -71,6 +72,7 @@ COMMANDS = Registry(
         "mix": "eigenlens.commands.mixing:mix",
         "export": "eigenlens.commands.exports:export",
         "hub": "eigenlens.commands.exports:hub",
+        "saliency": "eigenlens.commands.saliency:saliency",
         "train": "eigenlens.commands.training:train",
     },
 )

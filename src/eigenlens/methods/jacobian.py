@@ -48,8 +48,8 @@ class Jacobian:
     """Codes in the mean."""
     sample: int | None = None
     """Number of one code of the seed: directions at that code alone instead of the mean."""
-    region: tuple[float, float, float, float] | None = None
-    """Box (x0, y0, x1, y1), in pixels of the image, or in fractions of its width and height where all are at most 1."""
+    region: tuple[float, float, float, float] | str | None = None
+    """Box x0,y0,x1,y1, in pixels of the image, or in fractions of its width and height where all are at most 1."""
     regularisation: float = 0.01
     """λ with a region, in units of the mean eigenvalue of B."""
     iterations: int = 4
@@ -77,14 +77,15 @@ class Jacobian:
         label = "random" if self.label is None and generator.label_names else self.label
         start, n = (0, self.n_samples) if self.sample is None else (self.sample, 1)
         codes = generator.sample(n, seed=seed, start=start, space=space.name, truncation=self.truncation, label=label)
-        problem = Derivative(generator, codes, self.layers, self.at, self.region)
+        region = parse_region(self.region)
+        problem = Derivative(generator, codes, self.layers, self.at, region)
         dim = len(problem.free)
         k = min(self.n_directions, dim)
-        width = min(dim, max(4 * k, 64) if self.region else k + max(k // 2, 10))
+        width = min(dim, max(4 * k, 64) if region else k + max(k // 2, 10))
         block = start_block(dim, width, seed=seed)
         for _ in runtime.progress(range(self.iterations - 1 if width < dim else 0), what="jacobian", unit="step"):
             block = orthonormal(problem.gram_times(block)[0].mean(0))
-        inside, outside = problem.gram_times(block, outside=self.region is not None)  # [2, dim, width] each
+        inside, outside = problem.gram_times(block, outside=region is not None)  # [2, dim, width] each
         if outside is None:
             vectors, figures = _leading(problem, block, inside, k, seed)
         else:
@@ -270,6 +271,25 @@ class Derivative:
             pushed = self.push(torch.arange(low, high), signs[low:high].float().to(self.generator.device))
             total += float((pushed * self.inside).double().square().sum())
         return total / len(self.codes)
+
+
+def parse_region(region: Region | str | None) -> Region | None:
+    """Return the box that `x0,y0,x1,y1` means; a box stays what it is.
+
+    Raises:
+        UserError: where it is none.
+
+    Example:
+        >>> parse_region("0.25,0,0.75,1")
+        (0.25, 0.0, 0.75, 1.0)
+    """
+    if not isinstance(region, str):
+        return region
+    try:
+        x0, y0, x1, y1 = (float(each) for each in region.split(","))
+    except ValueError as error:
+        raise UserError(f"{region!r} is no region; write x0,y0,x1,y1, such as 0.2,0.5,0.8,1") from error
+    return x0, y0, x1, y1
 
 
 def region_mask(region: Region, shape: torch.Size, resolution: int) -> Tensor:
