@@ -447,11 +447,14 @@ def main() -> None:
 
 
 def write(path: Path, about: dict[str, Any], results: list[dict[str, Any]]) -> None:
-    """Write the results, keeping those of parts that did not run this time."""
-    measured = {row["part"] for row in results}
+    """Write the results, keeping those of parts and ways that did not run this time."""
+    measured = {row["part"]: {each["way"] for each in results if each["part"] == row["part"]} for row in results}
     kept = []
     if path.exists():
-        kept = [row for row in json.loads(path.read_text())["results"] if row["part"] not in measured]
+        for row in json.loads(path.read_text())["results"]:
+            part, way = row["part"], row["way"]
+            if part not in measured or ((part, way) in SLOW and way not in measured[part]):
+                kept.append(row)
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [row | {"machine": about} for row in results]
     path.write_text(json.dumps({"results": kept + rows}, indent=1) + "\n")

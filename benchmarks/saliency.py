@@ -142,6 +142,7 @@ def main() -> None:
     options = parser.parse_args()
 
     import torch
+
     from eigenlens import runtime
     from eigenlens.images import from_uint8
     from eigenlens.saliency import Segmenter, mask_sheet, score_masks

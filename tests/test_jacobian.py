@@ -139,6 +139,8 @@ def test_a_region_changes_and_the_rest_stays(region: tuple[float, float, float, 
     assert torch.allclose(found.importance, torch.tensor([10.0, 2.0, 1.0, 0.5]).square() / 2, rtol=1e-3)
     assert torch.allclose(found.fields["inside"][:2], torch.tensor([1.0, 4.0]), rtol=1e-3)
     assert torch.allclose(found.fields["outside"][:2], torch.tensor([0.05, 1.0]) * 8**0.5, rtol=1e-3)
+    written = Jacobian(4, n_samples=2, region=",".join(map(str, region)), regularisation=0.0).fit(toy)
+    assert torch.equal(written.vectors, found.vectors)
     careful = Jacobian(4, n_samples=2, region=region, regularisation=1.0).fit(toy)
     assert cosines(careful, right[[1, 3, 2, 0]])[0] > 1 - 1e-4  # a change that is hardly seen no longer comes first
 
@@ -147,6 +149,8 @@ def test_regions_are_checked() -> None:
     shape = torch.Size((1, 3, 8, 8))
     assert torch.equal(region_mask((0, 0, 32, 64), shape, 64), region_mask((0, 0, 0.5, 1), shape, 64))
     assert region_mask((0, 0, 32, 64), shape, 64).sum() == 32
+    with pytest.raises(UserError, match="write x0,y0,x1,y1"):
+        Jacobian(region="0,0,1").fit(linear_toy(torch.randn(48, 12), (3, 4, 4)))
     for wrong in ((0, 0, 70, 10), (5, 0, 5, 10), (-1, 0, 5, 10)):
         with pytest.raises(UserError, match="is no box"):
             region_mask(wrong, shape, 64)

@@ -66,7 +66,8 @@ class SeFa:
         dim, k = slots * space.dim, self.n_directions
         with one_thread():
             stretches = parted(blocks)
-            leading = [eigen_descending(each.total, min(2 * k, each.width)) for each in stretches]
+            totals = [each.total for each in stretches]
+            leading = [eigen_descending(total, min(2 * k, len(total))) for total in totals]
             values, vectors = strongest(stretches, leading, dim, k)  # [k], [k, slots * dim]
             agreement = self._agreement(vectors, stretches, [frame for _, frame in leading], seed)
         final = unit_norm(vectors.float().unflatten(1, (slots, space.dim)))
@@ -76,7 +77,7 @@ class SeFa:
             tuple(f"sefa-{i}" for i in range(len(final))),
             layers=(self.layers,) * len(final),
             sigma=standard_deviation(final, space),
-            importance=values / sum(float(weight.square().sum()) for _, weight in blocks),
+            importance=values / sum(float(total.trace()) for total in totals),
             agreement=agreement,
             fields={"eigenvalue": values.float()},
             provenance=provenance(self, generator, seed),
@@ -142,7 +143,7 @@ def normalised(matrices: dict[str, StyleMatrix], normalise: str, *, slot_dim: in
         raise UserError(f"normalise {normalise!r} is not known; allowed: column, layer, none")
     blocks = []
     for matrix in matrices.values():
-        weight = matrix.weight.detach().cpu().double()
+        weight = matrix.weight.detach().cpu().float()
         if normalise == "column":
             weight = torch.nn.functional.normalize(
                 weight, dim=1
@@ -197,7 +198,7 @@ def _stretch(group: list[Block]) -> Stretch:
     parts = torch.zeros(PARTS, width, width)
     for (start, stop), weights in places.items():
         dealt = np.concatenate([_deal(len(weight), i) for i, weight in enumerate(weights)])
-        rows = torch.cat(weights).float()[torch.from_numpy(dealt.argsort(kind="stable"))]
+        rows = torch.cat(weights)[torch.from_numpy(dealt.argsort(kind="stable"))]
         for part, some in enumerate(rows.split(np.bincount(dealt, minlength=PARTS).tolist())):
             parts[part, start:stop, start:stop] += gram(some)
     return Stretch(low, parts)
