@@ -149,6 +149,34 @@ def test_masks_of_samples_are_those_of_the_scene(rule: MaskRule) -> None:
     assert torch.equal(made.images[:, 0], toy(toy.sample(5, seed=3, start=2)).clamp(-1, 1))
 
 
+def test_what_is_in_doubt_is_not_known() -> None:
+    toy = scene()
+    shy = Toy(lambda latent: _with_half_change(toy, latent), toy.spaces["z"])
+    made = sample_masks(shy, axes()[[0]], MaskRule(smooth=1, threshold=0.6, doubt=0.2), 3)
+    assert torch.equal(made.masks, true_masks(toy, 3))
+    assert not made.known[:, 26:].any()
+    assert made.known[:, :26].all()
+
+
+def _with_half_change(toy: Toy, latent: torch.Tensor) -> torch.Tensor:
+    """Return the scene with a foot that changes half as much as the ground."""
+    images = toy.function(latent)
+    images[:, :, 26:] /= 2
+    return images
+
+
+def test_relabelling_finds_what_labels_miss(trained: Path) -> None:
+    pool = make_pool(scene(), axes()[[0, 1]], MaskRule(smooth=1), SMALL, SIDE)
+    again = Training(SMALL, pool)
+    again.network.load_state_dict(Segmenter.load(trained).network.state_dict())
+    spoilt = pool.masks.clone()
+    spoilt[0] = False
+    again.pool = dataclasses.replace(pool, masks=spoilt)
+    again.relabel()
+    assert (again.pool.masks[0] == pool.masks[0]).float().mean() > 0.97
+    assert again.pool.known.float().mean() > 0.5
+
+
 def test_unlikely_areas_are_left_out() -> None:
     made = sample_masks(scene(), axes()[[0]], MaskRule(smooth=1, least=0.3, most=0.9), 3)
     assert not made.kept.any()  # the disc takes a quarter
@@ -161,6 +189,8 @@ def test_wrong_rules_are_told() -> None:
         MaskRule("colour")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="least < most"):
         MaskRule(least=0.5, most=0.2)
+    with pytest.raises(UserError, match="doubt -1"):
+        MaskRule(doubt=-1)
     with pytest.raises(UserError, match="odd number"):
         MaskRule(smooth=4)
 
@@ -276,13 +306,11 @@ def test_batches_depend_on_seed_and_step_alone() -> None:
     pool = make_pool(scene(), axes()[[0]], MaskRule(smooth=1), SMALL, SIDE)
     first, second = Training(SMALL, pool), Training(SMALL, pool)
     second.take_step()
-    images, masks = first.draw_batch()
+    batch = first.draw_batch()
     second.step = 0
-    again = second.draw_batch()
-    assert torch.equal(images, again[0])
-    assert torch.equal(masks, again[1])
+    assert all(torch.equal(*pair) for pair in zip(batch, second.draw_batch(), strict=True))
     second.step = 1
-    assert not torch.equal(images, second.draw_batch()[0])
+    assert not torch.equal(batch[0], second.draw_batch()[0])
 
 
 def test_drawn_grounds_differ_and_keep_the_range() -> None:

@@ -137,9 +137,11 @@ class MaskRule:
     strength: float = 3.0
     """How far to move, in σ: each way for the difference, upwards for the intensity. Published: 26 raw units of a
     BigGAN."""
-    threshold: float = 0.7
+    threshold: float = 0.65
     """Difference: a pixel belongs to the object where, along some direction, it changes by less than this share of what
     the median pixel of the border does. Intensity: where its mean over channels is below this (published: 0.95)."""
+    doubt: float = 0.15
+    """Difference: pixels within this of the threshold are not learnt from, for blur and shadows change half as much."""
     smooth: int = 5
     """Side in pixels of the box over which changes are averaged first; 1 averages nothing."""
     least: float = 0.05
@@ -152,6 +154,8 @@ class MaskRule:
             raise UserError(f"rule {self.rule!r} is not known; allowed: difference, intensity")
         if not 0 <= self.least < self.most <= 1 or self.smooth < 1 or not self.smooth % 2:
             raise UserError("least and most are shares with 0 <= least < most <= 1, and smooth is an odd number from 1")
+        if not 0 <= self.doubt < math.inf:
+            raise UserError(f"doubt {self.doubt} came; it is a number from 0")
         if not (math.isfinite(self.strength) and math.isfinite(self.threshold)) or not self.strength:
             raise UserError("strength and threshold are numbers, and strength is not 0")
 
@@ -207,6 +211,8 @@ class Samples:
     """[n, views, channels, height, width] in [-1, 1]: each sample as it is, and moved along background directions."""
     masks: Tensor
     """bool [n, height, width]: where the object is, in every view."""
+    known: Tensor
+    """bool [n, height, width]: where that is beyond doubt."""
     kept: Tensor
     """Whether the object's share of the image is a likely one, bool [n]."""
 
@@ -232,12 +238,15 @@ def sample_masks(
             generator(codes[low:high]).cpu() for low, high in runtime.batches(n, generator.batch_size)
         ])  # fmt: skip
     if rule.rule == "difference":
-        masks = difference_mask(change(moved[:, :, 0], moved[:, :, 1]), rule.threshold, smooth=rule.smooth)
+        changes = change(moved[:, :, 0], moved[:, :, 1])
+        masks = difference_mask(changes, rule.threshold - rule.doubt, smooth=rule.smooth)
+        known = masks | ~difference_mask(changes, rule.threshold + rule.doubt, smooth=rule.smooth)
     else:
         masks = intensity_mask(moved[:, :, 1], rule.threshold)
+        known = torch.ones_like(masks)
     area = masks.float().mean((1, 2))
     views = torch.cat([plain[:, None], moved.flatten(1, 2)], dim=1).clamp(-1, 1)
-    return Samples(views, masks, (area >= rule.least) & (area <= rule.most))
+    return Samples(views, masks, known, (area >= rule.least) & (area <= rule.most))
 
 
 # --- the network that learns masks ------------------------------------------------------------------------------------

@@ -25,10 +25,12 @@ from ..directions import Directions
 from ..errors import UserError
 from ..files import refuse_existing, written_beside
 from ..generator import Generator
-from ..saliency import MaskRule, Segmenter, SegmenterConfig, UNet, sample_masks
+from ..saliency import MaskRule, Segmenter, SegmenterConfig, UNet, fill_holes, sample_masks
 from .eigengan import clock, to_stderr
 
 STATE_FORMAT = "eigenlens.segmenter-training/1"
+SURE = 0.8
+"""Probability from which the network's own labels are taken as known."""
 VIEWS = 3
 """Views of a sample that are kept: as it is, and two of those that were moved along background directions."""
 
@@ -37,9 +39,9 @@ VIEWS = 3
 class SegmenterTraining:
     """What fixes the training of a segmenter, apart from its generator and the background directions."""
 
-    kimg: float = 24.0
+    kimg: float = 16.0
     """Length in thousands of images."""
-    n_samples: int = 2000
+    n_samples: int = 1500
     """Samples that are drawn; those whose object has an unlikely area are left out."""
     batch: int = 32
     """Images a step."""
@@ -50,6 +52,9 @@ class SegmenterTraining:
     grounds: float = 0.5
     """Share of the images whose background is replaced by a drawn one (colours, slopes, waves, stripes), so that the
     network learns the object and not the few backgrounds that a generator makes."""
+    relabel: float = 0.5
+    """Share of the training after which the network labels the samples anew, by the mean over their views, and learns
+    from that: what a rule misses in one sample it finds in others. 1 leaves it out."""
     tint: float = 0.25
     """Largest change of the gain and the offset of each colour: real images vary more than samples."""
     resolution: int = 64
@@ -64,8 +69,8 @@ class SegmenterTraining:
     def __post_init__(self) -> None:
         for name, low, high in (
             ("kimg", 1e-3, math.inf), ("n_samples", 1, 1e7), ("batch", 1, 1e5), ("seed", 0, math.inf),
-            ("learning_rate", 0, 1), ("grounds", 0, 1), ("tint", 0, 1), ("tick_kimg", 1e-3, math.inf),
-            ("save_seconds", 0, math.inf),
+            ("learning_rate", 0, 1), ("grounds", 0, 1), ("relabel", 0, 1), ("tint", 0, 1),
+            ("tick_kimg", 1e-3, math.inf), ("save_seconds", 0, math.inf),
         ):  # fmt: skip
             value = getattr(self, name)
             if math.isnan(value) or not low <= value <= high:
@@ -90,6 +95,8 @@ class Pool:
     """uint8 [n, VIEWS, 3, resolution, resolution]."""
     masks: Tensor
     """bool [n, resolution, resolution]."""
+    known: Tensor
+    """bool [n, resolution, resolution]: where masks are beyond doubt."""
     n_drawn: int
     """Samples that were drawn for it."""
 
@@ -112,18 +119,18 @@ def make_pool(
         views = torch.from_numpy(np.concatenate([np.zeros((high - low, 1), int), others], axis=1))
         images = made.images[torch.arange(high - low)[:, None], views]  # [b, VIEWS, c, h, w]
         images = images.expand(-1, -1, 3, -1, -1).flatten(0, 1)
-        masks = made.masks.float()[:, None]
+        labels = torch.stack([made.masks, made.known], dim=1).float()  # [b, 2, h, w]
         if images.shape[-1] != resolution:
-            images, masks = (F.interpolate(x, (resolution,) * 2, mode="area") for x in (images, masks))
+            images, labels = (F.interpolate(x, (resolution,) * 2, mode="area") for x in (images, labels))
         levels = ((images + 1) * 127.5).round().byte().unflatten(0, (-1, views.shape[1]))
-        pieces.append((levels[made.kept], masks[made.kept, 0] >= 0.5))
-    images, masks = (torch.cat(each) for each in zip(*pieces, strict=True))
+        pieces.append((levels[made.kept], *(labels[made.kept] >= 0.5).unbind(1)))
+    images, masks, known = (torch.cat(each) for each in zip(*pieces, strict=True))
     if not len(images):
         raise UserError(
             f"not one of {config.n_samples} samples has a mask that takes {rule.least:.0%} to {rule.most:.0%} of the "
             "image; look at what the directions change, and try another --threshold or --strength"
         )
-    return Pool(images, masks, config.n_samples)
+    return Pool(images, masks, known, config.n_samples)
 
 
 class Training:
@@ -144,29 +151,33 @@ class Training:
         """Thousands of images so far."""
         return self.step * self.config.batch / 1000
 
-    def draw_batch(self) -> tuple[Tensor, Tensor]:
-        """Return the images [batch, 3, h, w] and masks [batch, h, w] of this step."""
+    def draw_batch(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the images [batch, 3, h, w] of this step, their masks, and where these are known, [batch, h, w]."""
         config, pool = self.config, self.pool
         chance = runtime.generator_for(config.seed, "segmenter/batch", self.step)
         rows = torch.from_numpy(chance.integers(len(pool.images), size=config.batch))
         views = torch.from_numpy(chance.integers(pool.images.shape[1], size=config.batch))
-        images, masks = pool.images[rows, views].float() / 127.5 - 1, pool.masks[rows].float()
+        images = pool.images[rows, views].float() / 127.5 - 1
+        masks, known = pool.masks[rows].float(), pool.known[rows].float()
         replaced = torch.from_numpy(chance.random(config.batch) < config.grounds)
         grounds = torch.from_numpy(np.stack([draw_ground(images.shape[-1], chance) for _ in range(config.batch)]))
-        soft = F.avg_pool2d(F.pad(masks[:, None], (1,) * 4, mode="replicate"), 3, 1)  # seams would tell on the mask
+        stays = torch.maximum(masks, 1 - known)[:, None]
+        soft = F.avg_pool2d(F.pad(stays, (1,) * 4, mode="replicate"), 3, 1)  # a hard seam would tell on the mask
         images = torch.where(replaced[:, None, None, None], soft * images + (1 - soft) * grounds, images)
         turned = torch.from_numpy(chance.random(config.batch) < 0.5)
         images = torch.where(turned[:, None, None, None], images.flip(-1), images)
-        masks = torch.where(turned[:, None, None], masks.flip(-1), masks)
+        masks, known = (torch.where(turned[:, None, None], each.flip(-1), each) for each in (masks, known))
         gain, offset = (torch.from_numpy(chance.uniform(-1, 1, (2, config.batch, 3, 1, 1))) * config.tint).float()
-        return (images * (1 + gain) + offset).clamp(-1, 1), masks
+        return (images * (1 + gain) + offset).clamp(-1, 1), masks, known
 
     def take_step(self) -> float:
         """Learn from the next batch; return the loss."""
-        images, masks = self.draw_batch()
+        if self.step == self.relabel_step:
+            self.relabel()
+        images, masks, known = self.draw_batch()
         with torch.autocast("cpu", torch.bfloat16, enabled=self.is_mixed):
             logits = self.network(images.contiguous(memory_format=torch.channels_last)).float()
-        loss = F.binary_cross_entropy_with_logits(logits, masks)
+        loss = F.binary_cross_entropy_with_logits(logits, masks, known, reduction="sum") / known.sum().clamp(min=1)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         for group in self.optimiser.param_groups:
@@ -176,15 +187,39 @@ class Training:
         self.step += 1
         return float(loss.detach())
 
+    @property
+    def relabel_step(self) -> int:
+        """The step before which the samples are labelled anew."""
+        return max(1, round(self.config.relabel * self.config.n_steps))
+
+    def relabel(self) -> None:
+        """Label the samples by what the network makes of their views, in the mean; what is near neither is unknown."""
+        self.network.eval()
+        images, masks, known = self.pool.images, [], []
+        with torch.inference_mode():
+            for low, high in runtime.batches(len(images), self.config.batch):
+                some = images[low:high].flatten(0, 1).float() / 127.5 - 1
+                with torch.autocast("cpu", torch.bfloat16, enabled=self.is_mixed):
+                    logits = self.network(some.contiguous(memory_format=torch.channels_last)).float()
+                likely = logits.sigmoid().unflatten(0, (high - low, -1)).mean(1)
+                masks.append(fill_holes(likely >= 0.5))
+                known.append((likely - 0.5).abs() >= SURE - 0.5)
+        self.network.train()
+        self.pool = dataclasses.replace(self.pool, masks=torch.cat(masks), known=torch.cat(known))
+
     def state_dict(self) -> dict[str, Any]:
         """Return all that a resumed run needs, plain tensors and numbers."""
-        return {"step": self.step, "network": self.network.state_dict(), "optimiser": self.optimiser.state_dict()}
+        state = {"step": self.step, "network": self.network.state_dict(), "optimiser": self.optimiser.state_dict()}
+        is_relabelled = self.step > self.relabel_step
+        return state | ({"labels": torch.stack([self.pool.masks, self.pool.known])} if is_relabelled else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to where `state_dict` was taken."""
         self.step = state["step"]
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
+        if "labels" in state:
+            self.pool = dataclasses.replace(self.pool, masks=state["labels"][0], known=state["labels"][1])
 
 
 def draw_ground(resolution: int, chance: np.random.Generator) -> np.ndarray:
