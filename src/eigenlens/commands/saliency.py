@@ -25,7 +25,7 @@ from ..saliency import (
     score_masks,
 )
 from ..training.segmenter import SegmenterTraining, train_segmenter
-from .words import HERE, Machine, as_table, command_line, find
+from .words import Machine, as_table, command_line, find
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MASK = ".mask.png"
@@ -42,10 +42,9 @@ def train(
     background: str | None = None,
     sheet: Path | None = None,
     resume: Literal["auto", "none"] = "auto",
-    precision: Literal["auto", "fp32", "bf16"] = "auto",
     rule: MaskRule = MaskRule(),  # noqa: B008  frozen
     settings: SegmenterTraining = SegmenterTraining(),  # noqa: B008  frozen
-    machine: Machine = HERE,
+    machine: Machine = Machine(precision="auto"),  # noqa: B008  frozen
     foreign: bool = False,
     force: bool = False,
 ) -> None:
@@ -62,10 +61,9 @@ def train(
             change the border of images most and the centre least, which are told.
         sheet: a picture of some samples with their masks, to look at before the training.
         resume: `auto` goes on where a state lies beside --out.
-        precision: bf16 is faster where the processor multiplies it itself; `auto` finds out.
         rule: how masks follow from directions.
         settings: of the training.
-        machine: how the generator is opened.
+        machine: how the generator is opened; the precision is that of the network's training.
         foreign: take directions made for another generator.
         force: replace files that exist, and begin anew.
     """
@@ -74,7 +72,7 @@ def train(
         refuse_existing(out, force=force)
     if sheet is not None:
         refuse_existing(sheet, force=force)
-    g = machine.open(generator)
+    g = dataclasses.replace(machine, precision="fp32").open(generator)
     known = find(directions, g, foreign=foreign)
     if background is not None:
         names = [word.strip() for word in background.split(",")]
@@ -96,7 +94,7 @@ def train(
         print(sheet)
     print(
         train_segmenter(
-            g, chosen, settings, out=out, rule=rule, resume=resume == "auto", precision=precision, force=force
+            g, chosen, settings, out=out, rule=rule, resume=resume == "auto", precision=machine.precision, force=force
         )
     )
 
