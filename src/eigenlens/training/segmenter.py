@@ -39,9 +39,9 @@ VIEWS = 3
 class SegmenterTraining:
     """What fixes the training of a segmenter, apart from its generator and the background directions."""
 
-    kimg: float = 16.0
+    kimg: float = 12.0
     """Length in thousands of images."""
-    n_samples: int = 1500
+    n_samples: int = 1000
     """Samples that are drawn; those whose object has an unlikely area are left out."""
     batch: int = 32
     """Images a step."""
@@ -161,9 +161,9 @@ class Training:
         masks, known = pool.masks[rows].float(), pool.known[rows].float()
         replaced = torch.from_numpy(chance.random(config.batch) < config.grounds)
         grounds = torch.from_numpy(np.stack([draw_ground(images.shape[-1], chance) for _ in range(config.batch)]))
-        stays = torch.maximum(masks, 1 - known)[:, None]
-        soft = F.avg_pool2d(F.pad(stays, (1,) * 4, mode="replicate"), 3, 1)  # a hard seam would tell on the mask
+        soft = F.avg_pool2d(F.pad(masks[:, None], (1,) * 4, mode="replicate"), 3, 1)  # a hard seam would tell on it
         images = torch.where(replaced[:, None, None, None], soft * images + (1 - soft) * grounds, images)
+        known = torch.where(replaced[:, None, None], 1.0, known)  # what was in doubt is background now
         turned = torch.from_numpy(chance.random(config.batch) < 0.5)
         images = torch.where(turned[:, None, None, None], images.flip(-1), images)
         masks, known = (torch.where(turned[:, None, None], each.flip(-1), each) for each in (masks, known))
