@@ -1,7 +1,7 @@
 """Masks that a generator's background directions teach, against the true masks of unseen toon faces.
 
     npm ci --prefix tools/toonfaces        # once: the renderer of the faces
-    python -m benchmarks.saliency          # trains (about 5 CPU minutes), predicts, scores
+    python -m benchmarks.saliency          # trains (two CPU minutes), predicts, scores
 
 The segmenter learns from samples of `toonfaces` and its own axes alone, with the defaults of `eigenlens saliency
 train`. The faces are rendered anew with a seed that the generator has not seen; their true masks are read once, after
