@@ -267,6 +267,15 @@ def test_discover_knows_the_flags_of_its_method(model: str, capsys: pytest.Captu
     assert "Did you mean 'ganspace'?" in capsys.readouterr().err
 
 
+def test_discover_takes_a_reader_and_some_of_its_attributes(model: str, tmp_path: Path, capsys) -> None:
+    words = ["discover", model, "--method", "supervised", "--reader", "pixels", "--attributes", "warmth", "contrast"]
+    out = tmp_path / "found.safetensors"
+    assert main([*words, "--n-samples", "64", "--measure", "none", "--out", str(out)]) == 0
+    assert "warmth" in capsys.readouterr().out
+    assert main([*words[:3], "supervised", "--reader", "pixel"]) == 2
+    assert "Did you mean 'pixels'?" in capsys.readouterr().err
+
+
 def test_convert_writes_our_format(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["convert", model, str(tmp_path / "ours")]) == 0
     assert main(["info", str(tmp_path / "ours"), "--json"]) == 0

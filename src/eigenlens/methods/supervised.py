@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -41,7 +41,9 @@ class Supervised:
         manipulation is `hold="others"`, here in the metric of the codes' covariance.
     """
 
-    reader: str | Scorer | Mapping[str, Scorer] = "pixels"
+    reader: Any = (
+        "pixels"  # str | Scorer | Mapping[str, Scorer]; the shell, which has names alone, cannot read the others
+    )
     """Name of a reader; or a function images [batch, channels, height, width] -> scores [batch] or
     [batch, attributes]; or a dict of them by name. Scores that are whole numbers are classes."""
     attributes: tuple[str, ...] = ()
@@ -161,7 +163,7 @@ def _names(reader: str | Scorer | Mapping[str, Scorer]) -> tuple[str, ...]:
     """Return the attribute names that a reader itself tells."""
     if isinstance(reader, Mapping):
         return ()
-    return tuple(getattr(READERS[reader] if isinstance(reader, str) else reader, "attributes", ()))
+    return tuple(getattr(READERS[reader]() if isinstance(reader, str) else reader, "attributes", ()))
 
 
 def _columns(name: str, told: tuple[str, ...], scores: Tensor) -> dict[str, Tensor]:
