@@ -14,6 +14,7 @@ from PIL import Image
 
 from eigenlens import images as pictures
 from eigenlens.cli import main
+from eigenlens.codes import concatenate, save_codes
 from eigenlens.effect import traverse
 from eigenlens.errors import UserError
 from eigenlens.film import Shot, eased, in_turn, sweep, walk
@@ -135,3 +136,19 @@ def test_films_at_the_shell(eigengan: Generator, tmp_path: Path, capsys: pytest.
     capsys.readouterr()
     assert main(["info", str(tmp_path / "turn.gif")]) == 0
     assert "--in-turn" in capsys.readouterr().out
+
+
+def test_codes_of_a_file_are_walked(eigengan: Generator, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = str(eigengan.save(tmp_path / "model"))
+    rows = concatenate([eigengan.sample(1, seed=seed) for seed in (3, 4)])
+    codes = str(save_codes(rows, tmp_path / "c.safetensors", eigengan))
+    words = ["traverse", model, "--axis", "L1D1", "--steps", "3"]
+    assert main([*words, "--seeds", "1", "--codes", codes, "--out", str(tmp_path / "rows.png")]) == 0
+    assert main([*words, "--seeds", "4", "--out", str(tmp_path / "seeds.png")]) == 0
+    with Image.open(tmp_path / "rows.png") as rows, Image.open(tmp_path / "seeds.png") as seeds:
+        box = (rows.width - 192, rows.height - 64, rows.width, rows.height)
+        there = (seeds.width - 192, seeds.height - 64, seeds.width, seeds.height)
+        assert rows.crop(box).tobytes() == seeds.crop(there).tobytes()
+    assert f"--codes {codes}" in pictures.read_recipe(tmp_path / "rows.png")["command"]  # type: ignore[index]
+    assert main([*words, "--seeds", "2", "--codes", codes, "--out", str(tmp_path / "a.png")]) == 2
+    assert "it has rows 0-1" in capsys.readouterr().err

@@ -10,7 +10,6 @@ from tyro.conf import Positional
 
 from .. import images as pictures
 from ..codes import Codes, concatenate
-from ..codes import load_codes as read_codes
 from ..errors import UserError
 from ..files import refuse_existing
 from ..film import Easing, eased
@@ -18,7 +17,7 @@ from ..generator import Generator
 from ..mixture import Way
 from ..mixture import interpolate as between
 from ..mixture import mix as mixed
-from .words import HERE, Machine, command_line, is_film, parse_seeds, sample_seeds
+from .words import HERE, Machine, command_line, is_film, parse_seeds, rows_of, sample_seeds
 
 
 def interpolate(
@@ -161,10 +160,8 @@ def _keys(
         raise UserError(f"{len(classes)} labels came for {len(numbers)} seeds; give one, or one each")
     classes = classes * len(numbers) if len(classes) == 1 else classes
     if file is not None:
-        loaded = read_codes(file, g)
-        if max(numbers) >= len(loaded):
-            raise UserError(f"row {max(numbers)} of {file} was asked for; it has rows 0-{len(loaded) - 1}")
-        rows = loaded[numbers] if space is None else g.lift(loaded[numbers], space)
+        rows = rows_of(file, g, numbers)
+        rows = rows if space is None else g.lift(rows, space)
         return [rows[i] for i in range(len(numbers))], [f"row {number}" for number in numbers]
     where = space or g.default_space
     keys = [

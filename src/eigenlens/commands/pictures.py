@@ -23,6 +23,7 @@ from .words import (
     is_film,
     parse_range,
     parse_seeds,
+    rows_of,
     sample_seeds,
     write_walk,
 )
@@ -80,6 +81,7 @@ def traverse(
     range: str = "-4:4",
     steps: int = 9,
     seeds: str = "0-7",
+    codes: Path | None = None,
     layers: str | None = None,
     truncation: float = 1.0,
     label: str | None = None,
@@ -103,6 +105,7 @@ def traverse(
         range: LOW:HIGH in the directions' unit, σ.
         steps: pictures in a row; without --frames a film has four times as many.
         seeds: one image each, such as 0-7 or 3,5,8.
+        codes: a .safetensors file of codes, such as `project` writes, whose rows --seeds then names.
         layers: layer range to act on, such as 4-7; by default the direction's own.
         truncation: of the images that are moved.
         label: index or name of the class.
@@ -124,9 +127,13 @@ def traverse(
     chosen = (
         list(found.names) if axis == "all" else [found.names[found.index(each.strip())] for each in axis.split(",")]
     )
-    codes = sample_seeds(g, numbers, space=found.space, truncation=truncation, label=label)
+    if codes is None:
+        moved = sample_seeds(g, numbers, space=found.space, truncation=truncation, label=label)
+    else:
+        moved = rows_of(codes, g, numbers)
     again = command_line(
-        "traverse", generator, axis=axis, directions=directions, range=range, steps=steps, seeds=seeds, layers=layers,
+        "traverse", generator, axis=axis, directions=directions, range=range, steps=steps, seeds=seeds, codes=codes,
+        layers=layers,
         truncation=truncation, label=label, absolute=absolute, in_turn=in_turn,
         easing=None if easing == "smooth" else easing, once=once, frames=frames, fps=fps, foreign=foreign,
         precision=machine.recorded_precision, out=out,
@@ -137,7 +144,7 @@ def traverse(
             courses = [shots_in_turn(chosen, *ends, count, easing)]
         else:
             courses = [sweep(each, *ends, count, easing) for each in chosen]
-        films = [walk_frames(g, codes, found, each, layers=layers, absolute=absolute) for each in courses]
+        films = [walk_frames(g, moved, found, each, layers=layers, absolute=absolute) for each in courses]
         captions = [shot.which for shot in courses[0]] if in_turn and len(chosen) > 1 else []
         shown = pictures.frames((torch.cat(rows) for rows in zip(*films, strict=True)), captions)
         pace = fps or max(4.0, count / 2)
@@ -147,10 +154,10 @@ def traverse(
         print(out)
         return
     images = [
-        walk_images(g, codes, found, each, strengths, layers=layers, absolute=absolute)
+        walk_images(g, moved, found, each, strengths, layers=layers, absolute=absolute)
         for each in runtime.progress(chosen, what="axes")
     ]
-    seeds_named = [f"seed {number}" for number in numbers]
+    seeds_named = [f"{'row' if codes else 'seed'} {number}" for number in numbers]
     if len(chosen) == 1:
         labels, title = seeds_named, f"{g.name}  {chosen[0]}"
     else:

@@ -16,7 +16,7 @@ from tyro.conf import Fixed, Suppress, UseAppendAction
 
 from .. import images as pictures
 from .. import runtime
-from ..codes import Codes, concatenate
+from ..codes import Codes, concatenate, load_codes
 from ..directions import Directions
 from ..errors import UserError
 from ..generator import Generator, load_generator
@@ -122,6 +122,18 @@ def command_line(name: str, *words: str, **flags: Any) -> str:
 def sample_seeds(generator: Generator, seeds: list[int], **how: Any) -> Codes:
     """Return one code a seed, each the first of its seed: what `--seeds 0-7` means everywhere."""
     return concatenate([generator.sample(1, seed=seed, **how) for seed in seeds])
+
+
+def rows_of(path: Path, generator: Generator, numbers: list[int]) -> Codes:
+    """Return rows of a file of codes: what `--seeds 0-3` means beside `--codes`.
+
+    Raises:
+        UserError: where it has no such row.
+    """
+    loaded = load_codes(path, generator)
+    if max(numbers) >= len(loaded):
+        raise UserError(f"row {max(numbers)} of {path} was asked for; it has rows 0-{len(loaded) - 1}")
+    return loaded[numbers]
 
 
 def find(source: str | None, generator: Generator, *, foreign: bool = False) -> Directions:
