@@ -37,7 +37,8 @@ EVENTS, WARM_UP, DRAG_S = 60, 5, 4.0
 
 STEADY = """async ({ name, events, values }) => {
   const slider = document.querySelector(`input[type=range][aria-label="${name}"]`);
-  const { stage } = window.studio;
+  const { stage, frames } = window.studio;
+  const failed = new Promise((_, stop) => frames.addEventListener("failed", ({ detail }) => stop(detail.error)));
   const once = { once: true };
   const drawn = () => new Promise((done) => stage.addEventListener("painted", () => done(performance.now()), once));
   const frame = () => new Promise((done) => requestAnimationFrame(() => done(performance.now())));
@@ -48,7 +49,7 @@ STEADY = """async ({ name, events, values }) => {
     slider.value = values[k % values.length] + 0.001 * k;
     const coming = drawn();
     slider.dispatchEvent(new Event("input", { bubbles: true }));
-    const at = await coming;
+    const at = await Promise.race([coming, failed]);
     times.push([at - began, (await frame()) - began]);
   }
   slider.dispatchEvent(new Event("change", { bubbles: true }));
@@ -152,8 +153,14 @@ def random_stylegan2(folder: Path) -> Path:
 
     torch.manual_seed(0)
     widths = (512, 512, 512, 512, 256, 128, 64)  # 4 to 256 px: channel_base 16384
-    generator = StyleGAN2(StyleGAN2Network(StyleGAN2Config(widths, (512,) * 8, z_dim=512)), name="stylegan2-256")
-    return generator.save(folder)
+    network = StyleGAN2Network(StyleGAN2Config(widths, (512,) * 8, z_dim=512))
+    with torch.no_grad():
+        for name, tensor in network.state_dict().items():
+            if name.endswith((".weight", ".const")):
+                tensor.normal_(std=1.0 if name.endswith("const") else tensor[0].numel() ** -0.5)
+            else:
+                tensor.fill_(1.0 if name.endswith("affine.bias") else 0.0)
+    return StyleGAN2(network, name="stylegan2-256").save(folder)
 
 
 @contextlib.contextmanager

@@ -524,7 +524,9 @@ def test_a_bomb_is_refused(client: TestClient) -> None:
     assert reply.status_code == 400
 
 
-@pytest.mark.parametrize(("kind", "start"), [("strip", b"\x89PNG"), ("gif", b"GIF8"), ("webp", b"RIFF")])
+@pytest.mark.parametrize(
+    ("kind", "start"), [("strip", b"\x89PNG"), ("gif", b"GIF8"), ("webp", b"RIFF"), ("mp4", b"\0\0\0")]
+)
 def test_strips_and_films(client: TestClient, kind: str, start: bytes) -> None:
     moved = edit(move("L1D1", 2.0))
     way = client.post("/api/export", json={"edit": moved, "kind": kind, "n": 3})

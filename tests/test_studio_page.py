@@ -330,7 +330,13 @@ def test_every_export(watched: Watched, tmp_path: Path) -> None:
     slider(watched, "L4D2").press("End")
     open_tab(watched, "Export")
     page.get_by_label("Pictures in the strip").fill("3")
-    for name, start in (("Strip", b"\x89PNG"), ("GIF", b"GIF8"), ("WebP", b"RIFF"), ("Edit (JSON)", b"{")):
+    for name, start in (
+        ("Strip", b"\x89PNG"),
+        ("GIF", b"GIF8"),
+        ("WebP", b"RIFF"),
+        ("MP4", b"\0\0\0"),
+        ("Edit (JSON)", b"{"),
+    ):
         with page.expect_download() as coming:
             page.get_by_role("button", name=name, exact=True).click()
         coming.value.save_as(tmp_path / "file")
