@@ -562,3 +562,20 @@ def test_an_explorer_page(client: TestClient) -> None:
     page = client.get("/api/file", params={"source": done["result"]["file"]})
     assert page.text.lower().startswith("<!doctype html>")
     assert page.headers["content-disposition"].startswith("attachment")
+
+
+def test_published_edits_name_components(
+    tiny: Callable[[str], Generator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = {"name": "hair", "component": 1, "layers": [0, 2], "sigma": 2.0, "absolute": False, "invert": False}
+    content = {"format": "eigenlens.presets/1", "slots": 4, "presets": [entry]}
+    (tmp_path / "mine.json").write_text(json.dumps(content), "utf-8")
+    monkeypatch.setattr("eigenlens.presets.FOLDER", tmp_path)
+    app = create_app(make_studio(tmp_path / "work", {"tiny": tiny("stylegan2")}))
+    body = {"generator": "tiny", "source": "sefa"}
+    with TestClient(app, base_url=HERE) as client:
+        made = ask(client, "directions/presets", **body, presets="mine")
+        assert names(client, made["source"]) == ["hair"]
+        for wrong in ("../mine", str(tmp_path / "mine.json"), "ours"):
+            reply = client.post("/api/directions/presets", json=body | {"presets": wrong})
+            assert "unknown file of presets" in reply.json()["error"]

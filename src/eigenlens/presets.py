@@ -76,6 +76,11 @@ class Preset:
         return Move(directions, self.component, by=strength, layers=where, unit="sigma")
 
 
+def bundled_presets() -> list[str]:
+    """Return the names of the files of presets that come with the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.json"))
+
+
 def load_presets(source: str | Path) -> list[Preset]:
     """Read a file of presets.
 
@@ -85,7 +90,7 @@ def load_presets(source: str | Path) -> list[Preset]:
     Raises:
         UserError: where it is not there, or not of this format.
     """
-    bundled = sorted(path.stem for path in FOLDER.glob("*.json"))
+    bundled = bundled_presets()
     path = FOLDER / f"{source}.json" if str(source) in bundled else Path(source)
     if not path.is_file():
         raise unknown_name("file of presets", str(source), bundled)

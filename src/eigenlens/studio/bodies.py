@@ -92,6 +92,14 @@ class Piece(Body):
     names: Annotated[list[Name], Field(max_length=1000)] | None = None
 
 
+class PresetsBody(Body):
+    """A set of components that published edits shall name."""
+
+    generator: Source
+    source: Source
+    presets: Name
+
+
 class JoinBody(Body):
     """Sets to be joined into one."""
 

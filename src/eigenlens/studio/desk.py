@@ -26,13 +26,14 @@ from ..directions import Directions, concatenate
 from ..edit import Edit
 from ..effect import calibrate
 from ..encoder import Encoder, find_encoder
-from ..errors import UserError
+from ..errors import UserError, unknown_name
 from ..exchange import import_directions
 from ..explorer import export_explorer, make_explorer
 from ..files import file_stem, write_json
 from ..method import METHODS, lacking, make_method, settings
 from ..naming import propose, renamed
 from ..photo import open_photo
+from ..presets import bundled_presets, load_presets, named_directions
 from ..profile import TARGETS, measure_profile, measure_yardstick
 from ..project import Progress, project
 from ..reader import READERS
@@ -47,6 +48,7 @@ from .bodies import (
     JoinBody,
     MeasureBody,
     NamesBody,
+    PresetsBody,
     RegionBody,
     SaveBody,
     SimilarityBody,
@@ -101,6 +103,14 @@ class Desk:
 
     def _stem(self, source: str) -> str:
         return source if source in METHODS else Path(source).stem
+
+    def presets(self, body: PresetsBody) -> dict[str, Any]:
+        """Make published edits into named directions of a set of components."""
+        if body.presets not in bundled_presets():
+            raise unknown_name("file of presets", body.presets, bundled_presets())
+        found = self.shelf.directions(body.generator, body.source)
+        named = named_directions(load_presets(body.presets), found, self.shelf.generator(body.generator))
+        return {"source": self.draft(body.generator, named, body.presets)}
 
     def join(self, body: JoinBody) -> dict[str, Any]:
         """Join sets, or parts of them, into one."""

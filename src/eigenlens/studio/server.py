@@ -25,6 +25,7 @@ from ..directions import Directions
 from ..effect import moved_parts
 from ..errors import Unsupported, UserError
 from ..method import METHODS, default_directions, lacking
+from ..presets import bundled_presets
 from ..reader import READERS
 from ..sheet import spread
 from .bodies import (
@@ -41,6 +42,7 @@ from .bodies import (
     MeasureBody,
     Name,
     NamesBody,
+    PresetsBody,
     Problem,
     RegionBody,
     SaveBody,
@@ -114,6 +116,7 @@ class Studio:
             "version": __version__,
             "workspace": str(self.shelf.workspace),
             "readers": list(READERS),
+            "presets": bundled_presets(),
             "lacks": self.desk.lacking(),
             "generators": list(self.shelf.sources),
             "opened": dict(self.shelf.opened),
@@ -362,6 +365,11 @@ def _add_sets(app: FastAPI, studio: Studio) -> None:
     async def join(body: JoinBody) -> dict[str, Any]:
         """Join sets of directions."""
         return await studio.aside(desk.join, body)
+
+    @app.post("/api/directions/presets")
+    async def presets(body: PresetsBody) -> dict[str, Any]:
+        """Make published edits into named directions of a set of components."""
+        return await studio.aside(desk.presets, body)
 
     @app.post("/api/directions/compose")
     async def compose(body: ComposeBody) -> dict[str, Any]:

@@ -97,6 +97,7 @@ async function open(state, known = null) {
   store.begin({ ...state, label, sets: state.sets?.length ? state.sets : anatomy.sets });
   transport.fit(anatomy);
   sets.readers = about.readers;
+  sets.presets = about.presets;
   exports.lack(about.lacks);
   sets.offered = [...new Set([...anatomy.sets, ...anatomy.offered])];
   await sliders.load();

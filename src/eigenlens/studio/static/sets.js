@@ -71,6 +71,7 @@ export class Sets {
       { text: "Measure effects and limits", act: () => this.measure(source), reason: this.sliders.table(source)?.rows.every((row) => row.is_measured && row.effect !== null) ? "All are measured" : "" },
       { text: "Suggest names from pixels", act: () => this.name(source, "pixels") },
       ...this.readers.filter((name) => name !== "pixels").map((name) => ({ text: `Suggest names from ${name}`, act: () => this.name(source, name) })),
+      ...this.presets.map((name) => ({ text: `Presets ${name}`, act: () => this.#preset(source, name), reason: this.sliders.table(source)?.method === "ganspace" ? "" : "They name GANSpace's components; find those first" })),
       { text: "Take off the page", act: () => this.#remove(source) },
     ]);
   }
@@ -145,6 +146,14 @@ export class Sets {
     }
   }
 
+  async #preset(source, presets) {
+    try {
+      this.put((await post("/api/directions/presets", { generator: store.state.generator, source, presets })).source);
+    } catch (error) {
+      complain(error);
+    }
+  }
+
   async #addMenu(anchor) {
     const { state } = store;
     let files = { directions: [] };
@@ -165,6 +174,7 @@ export class Sets {
 
   offered = [];
   readers = [];
+  presets = [];
 
   async #uploaded() {
     const [file] = this.file.files;
