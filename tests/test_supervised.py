@@ -147,3 +147,16 @@ def test_logistic_regression_is_at_its_minimum() -> None:
     separable = fit_logistic(rows, rows[:, 0] > 2)[1]
     assert torch.isfinite(separable).all()
     assert separable[0] > 5 * separable[1:].abs().max()
+
+
+def test_a_reader_may_know_its_attributes_only_once_it_is_open(eigengan) -> None:
+    found = Supervised("toonfaces", n_samples=40, attributes=("skin_tone", "hair_L")).fit(eigengan)
+    assert found.names == ("skin_tone", "hair_L")
+
+
+def test_importance_is_what_a_fit_adds_to_guessing() -> None:
+    """An answer that is nearly always the same is easily guessed, and a direction for it is worth little."""
+    reader = {"rare": lambda images: score(0)(images).abs() > 2.2, "a": score(1)}  # type: ignore[operator]
+    found = Supervised(reader, n_samples=1000).fit(TOY, seed=2)
+    assert found.fields["held_out"][0] > 0.95
+    assert found.importance[0] < found.importance[1]

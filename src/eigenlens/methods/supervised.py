@@ -15,7 +15,7 @@ from ..directions import Directions, standard_deviation, unit_norm
 from ..errors import UserError
 from ..generator import Generator
 from ..method import check_layers, chosen_space, provenance
-from ..reader import READERS
+from ..reader import open_reader
 
 Scorer = Callable[[Tensor], Tensor]
 PENALTIES = torch.logspace(-6, 4, 21, dtype=torch.float64)
@@ -33,8 +33,9 @@ class Supervised:
     and each class of what is one of several, by penalised logistic regression, its penalty chosen on a part set aside.
     A direction points to where the attribute grows.
 
-    `fields["held_out"]` (and `importance`) is R² for numbers and, for the others, accuracy, on a fifth of the samples
-    that no fit saw; `chance` is what guessing gets there. `split_half` compares fits to two halves of the samples.
+    `fields["held_out"]` is R² for numbers and, for the others, accuracy, on a fifth of the samples that no fit saw;
+    `chance` is what guessing gets there, and `importance` the part of what chance leaves that the fit gets right.
+    `split_half` compares fits to two halves of the samples.
 
     Source:
         Shen et al., InterFaceGAN, TPAMI 2020, section 3, with regression in place of support vectors; its conditional
@@ -95,18 +96,18 @@ class Supervised:
             normals, *splits = (held(each, rows) for each in (normals, *splits))
         cosines = torch.nn.functional.cosine_similarity(splits[0], splits[1], dim=1)
         vectors = unit_norm(normals.float().unflatten(1, (slots, space.dim)))
-        held_out = torch.tensor([fit.held_out for fit in fits])
+        held_out, chance = (torch.tensor([getattr(fit, name) for fit in fits]) for name in ("held_out", "chance"))
         return Directions(
             vectors,
             space.name,
             tuple(scores),
             layers=(self.layers,) * len(fits),
             sigma=standard_deviation(vectors, space),
-            importance=held_out.clamp(min=0),
+            importance=((held_out - chance) / (1 - chance).clamp(min=1e-6)).clamp(min=0),
             split_half=cosines.abs(),
             fields={
                 "held_out": held_out,
-                "chance": torch.tensor([fit.chance for fit in fits]),
+                "chance": chance,
                 "penalty": torch.tensor([fit.penalty for fit in fits]),
             },
             provenance=provenance(self, generator, seed),
@@ -156,14 +157,14 @@ def _scorers(reader: str | Scorer | Mapping[str, Scorer]) -> dict[str, Scorer]:
     """Return functions by name; the name of a reader of several attributes is ``""``."""
     if isinstance(reader, Mapping):
         return dict(reader)
-    return {"": READERS[reader]() if isinstance(reader, str) else reader}
+    return {"": open_reader(reader) if isinstance(reader, str) else reader}
 
 
 def _names(reader: str | Scorer | Mapping[str, Scorer]) -> tuple[str, ...]:
     """Return the attribute names that a reader itself tells."""
     if isinstance(reader, Mapping):
         return ()
-    return tuple(getattr(READERS[reader]() if isinstance(reader, str) else reader, "attributes", ()))
+    return tuple(getattr(open_reader(reader) if isinstance(reader, str) else reader, "attributes", ()))
 
 
 def _columns(name: str, told: tuple[str, ...], scores: Tensor) -> dict[str, Tensor]:
