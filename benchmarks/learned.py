@@ -23,8 +23,8 @@ from benchmarks.train_step import cpu_flags
 
 from eigenlens import runtime
 from eigenlens.generators.sngan import SNGAN, SNGANConfig, SNGANNetwork
-from eigenlens.methods.learning import Scene, channels_last, seeded
-from eigenlens.methods.voynov import ReconstructionGame, Voynov
+from eigenlens.methods.learning import ReconstructionGame, channels_last, seeded
+from eigenlens.methods.voynov import Voynov
 from eigenlens.reconstructor import draw_shifts, reconstruction_loss
 
 RESULTS = Path(__file__).parent / "results" / "learned.json"
@@ -42,9 +42,7 @@ def make_generator(width: int) -> SNGAN:
 
 def make_game(generator: SNGAN, batch: int, precision: runtime.Precision) -> ReconstructionGame:
     """Make directions and reconstructor, the same whenever they are made."""
-    method = Voynov(n_directions=64, batch=batch, precision=precision)
-    scene = Scene(generator, space=None, layers="all", precision=precision, seed=0, stream="voynov/codes")
-    return ReconstructionGame(method, scene, "orthonormal", seed=0)
+    return Voynov(n_directions=64, batch=batch, precision=precision).game(generator, "orthonormal", seed=0)
 
 
 def published_loss(game: ReconstructionGame, step: int) -> torch.Tensor:
@@ -54,7 +52,7 @@ def published_loss(game: ReconstructionGame, step: int) -> torch.Tensor:
         rng = runtime.generator_for(game.seed, "voynov/shifts", step)
         which, amount = draw_shifts(game.method.batch, game.k, game.law, rng)
         codes = game.scene.batch(game.method.batch, step)
-        moved = codes.latent + amount[:, None, None] * game.scene.steps(game.rows())[which]
+        moved = game.mover(codes.latent, which, amount)
         before, after = game.scene.generator(codes), game.scene.generator(codes.with_latent(moved))
         loss = reconstruction_loss(*game.reconstructor(before, after), which, amount)
         loss.backward()

@@ -27,6 +27,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "sefa": {"n_directions": 3},
     "supervised": {"n_samples": 60},
     "voynov": {"n_directions": 3, "n_steps": 3, "batch": 4},
+    "warped": {"n_directions": 3, "n_steps": 3, "batch": 4, "n_dipoles": 4},
 }
 """Hyper-parameters that make a method quick; its defaults are for real work."""
 QUICK_METRICS: dict[str, dict[str, Any]] = {

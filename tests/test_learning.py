@@ -31,8 +31,9 @@ from eigenlens.methods.learning import (
     read_state,
     seeded,
     twins,
+    warn_of_confusion,
 )
-from eigenlens.methods.voynov import ReconstructionGame, Voynov, warn_of_confusion
+from eigenlens.methods.voynov import Voynov
 from toy_spaces import SlotToy
 
 TINY = Voynov(n_directions=3, n_steps=6, batch=4, precision="fp32", patience=0)
@@ -315,11 +316,12 @@ def test_twins_are_found() -> None:
 def test_duplicates_and_dead_directions_are_warned_of() -> None:
     g, axes = blobs(resolution=16)
     method = replace(TINY, n_directions=4, batch=32, learning_rate=3e-3)
-    game = ReconstructionGame(method, scene(g), "unit", 0)
+    game = method.game(g, "unit", 0)
+    rows = game.mover.frame
     null = torch.linalg.svd(axes)[2][5]  # what does nothing
     with torch.no_grad():
-        game.rows.rows.copy_(torch.stack([axes[0], axes[0] + 0.1 * null, axes[3], axes[2]]))
-    game.rows.requires_grad_(False)
+        rows.rows.copy_(torch.stack([axes[0], axes[0] + 0.1 * null, axes[3], axes[2]]))
+    rows.requires_grad_(False)
     for _ in range(100):
         game.learner.optimiser.zero_grad()
         game.loss(game.learner.step)[0].backward()

@@ -42,6 +42,7 @@ def _flat(sets: Sequence[Directions], *, space: Space | None = None, covariance:
     root = None if covariance is None else _square_root(covariance, dim)
     rows = []
     for each in sets:
+        each.check_straight("comparing or combining vectors")
         vectors = each.vectors.double().expand(-1, max(slots), -1)
         if space is not None:
             each.check_space(space)
@@ -360,6 +361,7 @@ def compose(
 
 def _steps(directions: Directions) -> Tensor:
     """Return what one unit of strength adds, [k, slots, dim], before layer ranges."""
+    directions.check_straight("comparing or combining vectors")
     if directions.unit == "raw":
         return directions.vectors
     if not directions.sigma.isfinite().all():

@@ -12,10 +12,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from . import curves
 from .codes import Codes, Space
-from .errors import UserError, unknown_name
+from .curves import Curve
+from .errors import Unsupported, UserError, unknown_name
 
 FORMAT = "eigenlens.directions/1"
+CURVED_FORMAT = "eigenlens.directions/2"
+"""Of files with curved directions, which older versions must not take for straight ones."""
 FIGURES = ("sigma", "effect", "importance", "split_half", "agreement")
 """Figures that every direction may carry, [k] each, NaN where it does not apply or was not measured."""
 
@@ -38,12 +42,17 @@ class Provenance:
 
 @dataclass(frozen=True, eq=False)
 class Directions:
-    """K straight ways to move inside a Space. A file of them is never changed: each operation gives a new one.
+    """K ways to move inside a Space, straight or curved. A file of them is never changed: operations give a new one.
+
+    Curved ones have a `curve`: their step depends on where the code is, and strength is the length of arc in σ. They
+    are moved, walked, measured, saved and picked like straight ones; what needs one vector for the whole space
+    (coordinates, `to=`, algebra, other tools' files) raises `Unsupported`.
 
     Args:
         vectors: [k, slots, dim], or [k, 1, dim], which broadcasts over the slots. In σ, rows that are not zero have
             root mean square norm 1 (`unit_norm`), so that a broadcast vector and its copies in every slot are the
-            same direction; raw vectors have the length that they were published with.
+            same direction; raw vectors have the length that they were published with. Of curved directions, their
+            tangents at the mean of the space.
         space: name of the space they live in.
         names: one each, all different.
         layers: the layer range that each acts on by default.
@@ -57,6 +66,7 @@ class Directions:
         agreement: of the others, |cos| over random halves of the output channels, [k].
         fields: further figures of the method by name, [k] each.
         provenance: where they come from.
+        curve: the fields of curved directions; None where they are straight.
     """
 
     vectors: Tensor
@@ -72,6 +82,7 @@ class Directions:
     agreement: Tensor = None  # type: ignore[assignment]
     fields: Mapping[str, Tensor] = field(default_factory=dict)
     provenance: Provenance = field(default_factory=Provenance)
+    curve: Curve | None = None
 
     def __post_init__(self) -> None:
         if self.vectors.ndim != 3 or not self.vectors.is_floating_point():
@@ -79,7 +90,7 @@ class Directions:
                 f"vectors of shape {list(self.vectors.shape)} and type {self.vectors.dtype} came; "
                 "directions are floating-point [k, slots, dim], or [k, 1, dim] to broadcast"
             )
-        k = len(self.vectors)
+        k, shape = len(self.vectors), self.vectors.shape[1:]
         if not torch.isfinite(self.vectors).all():
             raise UserError("some vectors hold NaN or infinity; a direction is finite")
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731  the dataclass is frozen
@@ -107,6 +118,11 @@ class Directions:
             raise UserError(f"the name {twice[0]!r} stands for more than one direction; rename one of them")
         if self.unit not in ("sigma", "raw"):
             raise UserError(f"unit {self.unit!r} is not known; allowed: sigma, raw")
+        if self.curve is not None and (self.unit != "sigma" or (len(self.curve), *self.curve.shape) != (k, *shape)):
+            raise UserError(
+                f"a curve of {len(self.curve)} fields on {list(self.curve.shape)} came for {k} directions on "
+                f"{list(shape)} in {self.unit}; curved directions have a field each, and strengths in sigma"
+            )
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -114,7 +130,21 @@ class Directions:
     def __repr__(self) -> str:
         shown = ", ".join(self.names[:6]) + (", ..." if len(self) > 6 else "")
         made = f" by {self.provenance.method}" if self.provenance.method else ""
-        return f"<{len(self)} directions in {self.space}{made}: {shown}>"
+        bent = "" if self.is_straight else "curved "
+        return f"<{len(self)} {bent}directions in {self.space}{made}: {shown}>"
+
+    @property
+    def is_straight(self) -> bool:
+        """Whether a step is the same at every code."""
+        return self.curve is None
+
+    def check_straight(self, what: str) -> None:
+        """Raise Unsupported where the directions are curved, since `what` needs one vector for the whole space."""
+        if self.curve is not None:
+            raise Unsupported(
+                f"{what} needs straight directions, and these are curved: their step depends on where the code is; "
+                "move by a distance (by=), or choose straight ones"
+            )
 
     # which
 
@@ -149,6 +179,7 @@ class Directions:
             layers=tuple(self.layers[row] for row in rows),
             limits=self.limits[rows],
             fields={name: figure[rows] for name, figure in self.fields.items()},
+            curve=None if self.curve is None else curves.pick(self.curve, rows),
             **{name: getattr(self, name)[rows] for name in FIGURES},
         )
 
@@ -159,7 +190,9 @@ class Directions:
 
         Raises:
             UserError: where the directions live in another space or have another width.
+            Unsupported: where they are curved.
         """
+        self.check_straight("a step that holds everywhere")
         row = self.index(which)
         self.check_space(space)
         mask = space.mask(layers or self.layers[row]).to(self.vectors)
@@ -224,6 +257,7 @@ class Directions:
 
     def in_raw(self) -> Directions:
         """Return the same directions with strengths, limits included, in multiples of the vectors."""
+        self.check_straight("a raw strength")
         if self.unit == "raw":
             return self
         return replace(self, unit="raw", limits=self.limits * self.sigma[:, None])
@@ -254,6 +288,11 @@ class Directions:
         """
         if (by is None) == (to is None):
             raise UserError("give either by=, a distance from where the code is, or to=, a coordinate to reach")
+        if self.curve is not None:
+            if by is None:
+                self.check_straight("a coordinate to reach (to=)")
+            assert by is not None
+            return codes.with_latent(self._path(codes, which, [by], layers)[:, 0])
         step = self.unit_step(codes.space, which, layers).to(codes.latent)  # [slots, dim]
         if by is not None:
             return codes.with_latent(codes.latent + by * _narrow(step, codes))
@@ -289,11 +328,33 @@ class Directions:
             Codes [batch * steps, ...]; the steps of the first code come first.
         """
         walked = codes.repeat(len(steps))
+        if self.curve is not None:
+            if absolute:
+                self.check_straight("a coordinate to reach")
+            return walked.with_latent(self._path(codes, which, steps, layers).flatten(0, 1))
         step = self.unit_step(codes.space, which, layers).to(codes.latent)
         amount = torch.tensor(list(steps), dtype=codes.latent.dtype, device=codes.latent.device).repeat(len(codes))
         if absolute:
             amount = amount - self.coordinates(walked, which, layers=layers)
         return walked.with_latent(walked.latent + amount[:, None, None] * _narrow(step, codes))
+
+    def _path(self, codes: Codes, which: int | str, steps: Sequence[float], layers: str | None) -> Tensor:
+        """Return codes at each of `steps` σ of arc along one curved direction: [batch, steps, slots, dim]."""
+        assert self.curve is not None
+        row, space = self.index(which), codes.space
+        self.check_space(space)
+        mask = space.mask(layers or self.layers[row]).to(codes.latent)  # [slots, dim]
+        latent = codes.latent
+        if latent.shape[1] == 1 and not bool((mask == mask[:1]).all()):
+            latent = latent.expand(-1, space.slots, -1)
+        mask = mask if latent.shape[1] == len(mask) else mask[:1]
+        curve = curves.change_tensors(self.curve, lambda name, tensor: tensor.to(latent))
+
+        def measure(tangents: Tensor) -> Tensor:
+            return tangents * standard_deviation(tangents, space).to(tangents)[:, None, None] * mask
+
+        which_field = torch.full((len(latent),), row, device=latent.device)
+        return curves.path(curve, latent, which_field, steps, measure)
 
     def span(self, which: int | str, default: float = 3.0) -> tuple[float, float]:
         """Return the limits of one direction, or ±`default` where they are not known."""
@@ -337,11 +398,12 @@ class Directions:
 
     def flipped(self, which: Sequence[int | str]) -> Directions:
         """Return the same directions with some turned round, limits and all."""
-        signs, limits = torch.ones(len(self)), self.limits.clone()
+        signs, limits = torch.ones(len(self)), self.limits.clone()  # [k], [k, 2]
         for each in which:
             signs[self.index(each)] = -1.0
             limits[self.index(each)] = -self.limits[self.index(each)].flip(0)
-        return replace(self, vectors=self.vectors * signs[:, None, None], limits=limits)
+        curve = None if self.curve is None else curves.flip(self.curve, signs)
+        return replace(self, vectors=self.vectors * signs[:, None, None], limits=limits, curve=curve)
 
     def with_figures(self, **figures: Any) -> Directions:
         """Return the same directions with some of their figures replaced."""
@@ -364,8 +426,10 @@ class Directions:
             raise UserError(f"{path.name} has another suffix; directions are saved as .safetensors")
         tensors = {name: getattr(self, name) for name in ("vectors", "limits", *FIGURES)}
         tensors |= {f"fields/{name}": figure for name, figure in self.fields.items()}
+        if self.curve is not None:
+            tensors |= {f"curve/{name}": tensor for name, tensor in self.curve.tensors().items()}
         header = {
-            "format": FORMAT,
+            "format": FORMAT if self.is_straight else CURVED_FORMAT,
             "space": self.space,
             "names": list(self.names),
             "layers": list(self.layers),
@@ -376,6 +440,8 @@ class Directions:
             "seed": self.provenance.seed,
             "version": self.provenance.version,
         }
+        if self.curve is not None:
+            header["curve"] = self.curve.kind
         plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         with written_beside(path, force=force) as beside:
             save_file(plain, beside, metadata={"eigenlens": json.dumps(header, ensure_ascii=False, default=str)})
@@ -409,6 +475,7 @@ class Directions:
                 provenance=Provenance(
                     header["generator"], header["method"], header["arguments"], header["seed"], header["version"]
                 ),
+                curve=_read_curve(header, tensors),
                 **{name: tensors[name] for name in FIGURES},
             )
         except KeyError as error:
@@ -432,8 +499,17 @@ class Directions:
 
 _HEADER = {
     "space": str, "names": list, "layers": list, "unit": str, "generator": dict, "method": str, "arguments": dict,
-    "seed": int, "version": str,
+    "seed": int, "version": str, "curve": str,
 }  # fmt: skip
+
+
+def _read_curve(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Curve | None:
+    if header["format"] != CURVED_FORMAT:
+        return None
+    begin = "curve/"
+    return curves.read_curve(
+        header["curve"], {key.removeprefix(begin): each for key, each in tensors.items() if key.startswith(begin)}
+    )
 
 
 def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -448,9 +524,9 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
     except (SafetensorError, ValueError, OSError, RecursionError) as error:  # brackets nested a hundred thousand deep
         raise UserError(f"{path} is no file of directions: {error}") from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
+    if not isinstance(header, dict) or header.get("format") not in (FORMAT, CURVED_FORMAT):
         found = header.get("format") if isinstance(header, dict) else None
-        raise UserError(f"{path} is in format {found!r}; this version reads {FORMAT!r}")
+        raise UserError(f"{path} is in format {found!r}; this version reads {FORMAT!r} and {CURVED_FORMAT!r}")
     for key, kind in _HEADER.items():
         if key in header and not isinstance(header[key], kind):
             raise UserError(f"{path} holds a {type(header[key]).__name__} as {key!r} where a {kind.__name__} belongs")
@@ -541,6 +617,9 @@ def concatenate(pieces: Sequence[Directions]) -> Directions:
                 f"directions of {piece.space} in {piece.unit} [{piece.vectors.shape[2]}] came beside some of "
                 f"{first.space} in {first.unit} [{first.vectors.shape[2]}]; only one kind can stand in a file"
             )
+    bent = [piece.curve for piece in pieces if piece.curve is not None]
+    if bent and len(bent) < len(pieces):
+        raise UserError("straight and curved directions came; keep them in files of their own")
     names = [name for piece in pieces for name in piece.names]
     if len(set(names)) < len(names):
         names = [
@@ -560,5 +639,6 @@ def concatenate(pieces: Sequence[Directions]) -> Directions:
         limits=torch.cat([piece.limits for piece in pieces]),
         fields={name: torch.cat([piece.fields[name] for piece in pieces]) for name in sorted(common)},
         provenance=first.provenance if same else replace(first.provenance, method=methods, arguments={}),
+        curve=curves.join(bent) if bent else None,
         **{name: torch.cat([getattr(piece, name) for piece in pieces]) for name in FIGURES},
     )

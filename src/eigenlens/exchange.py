@@ -368,6 +368,7 @@ def export_directions(
         raise UserError(f"format {format!r} is not known; allowed: {', '.join(suffixes)}")
     if path.suffix != suffixes[format]:
         raise UserError(f"{path.name} has another suffix; files of format {format} end in {suffixes[format]}")
+    directions.check_straight(f"a file of format {format}")
     if format in ("ganspace", "e4e"):
         entries = _components(directions, format, generator)
     elif format == "rosinality":

@@ -30,6 +30,7 @@ METHODS = Registry(
         "sefa": "eigenlens.methods.sefa:SeFa",
         "supervised": "eigenlens.methods.supervised:Supervised",
         "voynov": "eigenlens.methods.voynov:Voynov",
+        "warped": "eigenlens.methods.warped:Warped",
     },
 )
 """Name -> the method. A new one is one file under `methods/` and one line here."""

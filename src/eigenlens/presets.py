@@ -164,6 +164,7 @@ def named_directions(presets: Sequence[Preset], components: Directions, generato
     Raises:
         UserError: where a component is missing.
     """
+    components.check_straight("a published edit")
     rows = [components.index(preset.component) for preset in presets]
     blank = torch.full((len(rows),), math.nan)
     return replace(

@@ -14,19 +14,33 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from .. import __version__, runtime
 from ..codes import Codes, Space
+from ..curves import Curve, change_tensors, pick, tangents_of
 from ..directions import Directions, standard_deviation, unit_norm
 from ..errors import UserError
 from ..files import write_json, write_text, written_beside
 from ..generator import Generator
 from ..method import check_layers, chosen_space, provenance
+from ..reconstructor import (
+    SHIFT_WEIGHT,
+    Body,
+    Reconstructor,
+    ShiftLaw,
+    confusion,
+    draw_shifts,
+    duplicates,
+    pooled,
+    reconstruction_loss,
+    unrecognised,
+)
 
 STATE = "state.pt"
 STATE_FORMAT = "eigenlens.learning/1"
@@ -37,6 +51,8 @@ TICK = 50
 MARGIN = 0.01
 """Relative improvement of the loss below which it counts as flat."""
 SAVE_SECONDS = 60.0
+TESTS_A_DIRECTION = 40
+"""Held-out pairs a direction, of the accuracies that directions carry."""
 SAME = 0.9
 """|cos| of two directions from which on they count as one."""
 
@@ -79,8 +95,8 @@ class Scene:
         wider = [each for each in generator.spaces.values() if each.broadcast_of == self.space.name]
         self.host: Space = wider[0] if wider and layers != "all" else self.space
         self.mask = self.host.mask(layers).to(generator.device)  # [slots, dim]
-        moves = self.mask.amax(0) if self.space.slots == 1 else self.mask.flatten()
-        self.free = moves.nonzero()[:, 0]
+        self.moves = self.mask.amax(0, keepdim=True) if self.space.slots == 1 else self.mask  # of a slot, or of all
+        self.free = self.moves.flatten().nonzero()[:, 0]
         self.at = at if at == "image" else generator.layers[generator.layer_index(at)].name
         self.first = generator.first_layer_fed(layers, self.host)
         self.label = "random" if label is None and generator.label_names else label
@@ -124,6 +140,11 @@ class Scene:
         lengths = rows.norm(dim=1)
         units = unit_norm(self.shaped(rows / lengths[:, None]))
         steps = units * (standard_deviation(units, self.space) * lengths)[:, None, None]
+        return steps * self.mask if self.host is not self.space else steps
+
+    def measure(self, tangents: Tensor) -> Tensor:
+        """Return what one σ along unit tangents at codes adds to them, [batch, slots, dim]."""
+        steps = tangents * standard_deviation(tangents, self.host)[:, None, None]
         return steps * self.mask if self.host is not self.space else steps
 
     def see(self, codes: Codes, moved: Tensor) -> tuple[Tensor, Tensor]:
@@ -527,3 +548,179 @@ def straight_directions(
         fields={name: figure.float().cpu()[order] for name, figure in fields.items()},
         provenance=provenance(method, scene.generator, seed),
     )
+
+
+def curved_directions(
+    scene: Scene, curve: Curve, method: Any, seed: int, *, importance: Tensor, fields: Mapping[str, Tensor]
+) -> Directions:
+    """Return learned fields as curved Directions, the most important first."""
+    order = importance.argsort(descending=True, stable=True).tolist()
+    curve = pick(change_tensors(curve, lambda name, tensor: tensor.detach().cpu().float()), order)
+    centre = scene.space.mean.expand(len(order), scene.space.slots, -1).float()
+    vectors = unit_norm(tangents_of(curve, centre, torch.arange(len(order))))
+    return Directions(
+        vectors,
+        scene.space.name,
+        tuple(f"{method.name}-{i}" for i in range(len(vectors))),
+        layers=(scene.layers,) * len(vectors),
+        sigma=standard_deviation(vectors, scene.space),
+        importance=importance.cpu()[order],
+        fields={name: figure.float().cpu()[order] for name, figure in fields.items()},
+        provenance=provenance(method, scene.generator, seed),
+        curve=curve,
+    )
+
+
+# --- told apart by a reconstructor ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ReconstructionSettings:
+    """What methods have in common that learn by a reconstructor; the defaults are those of Voynov & Babenko's code."""
+
+    n_directions: int = 64
+    """How many."""
+    n_steps: int = 100_000
+    """Steps; the published number is for a GPU."""
+    batch: int = 32
+    """Pairs a step, over all processes."""
+    learning_rate: float = 1e-4
+    """Of Adam, for directions and reconstructor."""
+    shift: float = 6.0
+    """Largest shift in σ."""
+    least_shift: float = 0.5
+    """Least size of a shift in σ."""
+    shift_weight: float = SHIFT_WEIGHT
+    """Weight of the error in how far, beside the cross-entropy of which."""
+    at: str = "image"
+    """What the reconstructor sees: the image, or the features of a layer."""
+    see: int | None = None
+    """Resolution in pixels to which images are averaged before it sees them; as they are where None."""
+    body: Body = "auto"
+    """Of the reconstructor: `lenet`, `resnet` (ResNet-18), or by the resolution, the LeNet up to 32 px."""
+    width: float = 1.0
+    """Multiplies the published channels of the body."""
+    layers: str = "all"
+    """Layer range in which the directions act."""
+    space: str | None = None
+    """Space of the directions; by default the generator's own default."""
+    label: int | str | None = None
+    """Class to draw codes of; by default all classes, mixed."""
+    truncation: float = 1.0
+    """Of the codes."""
+    patience: int = 40
+    """Ticks of 50 steps without an improvement of 1 % after which it ends; 0: never."""
+    precision: runtime.Precision = "auto"
+    """Of the networks: fp32, bf16, or auto, the faster one."""
+    name: ClassVar[str]
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "cpu": {"n_directions": 24, "n_steps": 3000, "learning_rate": 1e-3, "see": 32, "width": 2.0},
+    }
+    """Settings for two cores: fewer directions and steps, larger ones, and images averaged to 32 px."""
+
+    def scene(self, generator: Generator, seed: int) -> Scene:
+        """Return the codes and images of a fit."""
+        return Scene(
+            generator, space=self.space, layers=self.layers, at=self.at, label=self.label, truncation=self.truncation,
+            precision=self.precision, seed=seed, stream=f"{self.name}/codes",
+        )  # fmt: skip
+
+
+class Mover(Protocol):
+    """What moves codes along its directions: a module whose parameters are the directions."""
+
+    def __call__(self, latent: Tensor, which: Tensor, amount: Tensor) -> Tensor:
+        """Return latents [batch, slots, dim] moved along direction `which` [batch] by `amount` σ [batch]."""
+        ...
+
+
+class StraightMover(nn.Module):
+    """Move codes along the vectors of a frame."""
+
+    def __init__(self, scene: Scene, frame: LearnedFrame) -> None:
+        super().__init__()
+        self.scene, self.frame = scene, frame
+
+    def forward(self, latent: Tensor, which: Tensor, amount: Tensor) -> Tensor:
+        """Move codes; see `Mover`."""
+        return latent + amount[:, None, None] * self.scene.steps(self.frame())[which]
+
+
+class ReconstructionGame:
+    """Directions, and the reconstructor that is to tell them apart.
+
+    Args:
+        method: the settings.
+        scene: codes and images.
+        mover: the directions.
+        seed: of weights and shifts.
+    """
+
+    def __init__(self, method: ReconstructionSettings, scene: Scene, mover: nn.Module, seed: int) -> None:
+        self.method, self.scene, self.seed = method, scene, seed
+        self.law = ShiftLaw(method.least_shift, method.shift)
+        self.k = method.n_directions
+        device = scene.generator.device
+        channels, resolution = scene.shape
+        self.see = method.see if method.at == "image" else None
+        self.mover: Any = mover.to(device)
+        self.reconstructor = seeded(
+            seed,
+            lambda: Reconstructor(
+                self.k,
+                channels=channels,
+                resolution=min(resolution, self.see or resolution),
+                body=method.body,
+                width=method.width,
+            ),
+        ).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        modules = {"directions": self.mover, "reconstructor": self.reconstructor}
+        self.learner = Learner(modules, self.loss, ("accuracy", "shift_error"), learning_rate=method.learning_rate)
+
+    def answers(self, codes: Codes, which: Tensor, amount: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the reconstructor says of codes [batch] moved along `which` by `amount` σ."""
+        before, after = self.scene.see(codes, self.mover(codes.latent, which, amount))
+        with self.scene.mixed():
+            logits, guessed = self.reconstructor(pooled(before, self.see), pooled(after, self.see))
+        return logits.float(), guessed.float()
+
+    def loss(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return the loss of one step, and accuracy and mean shift error of its batch."""
+        rng = runtime.generator_for(self.seed, f"{self.method.name}/shifts", step)
+        mine, device = runtime.share(self.method.batch), self.scene.generator.device
+        which, amount = (each[mine].to(device) for each in draw_shifts(self.method.batch, self.k, self.law, rng))
+        logits, guessed = self.answers(self.scene.batch(self.method.batch, step), which, amount)
+        loss = reconstruction_loss(logits, guessed, which, amount, shift_weight=self.method.shift_weight)
+        is_right = (logits.argmax(1) == which).float().mean()
+        return loss, torch.stack([is_right, (guessed - amount).abs().mean()])
+
+    def play(self, n_steps: int, run: Path | None, **settled: Any) -> None:
+        """Learn until `n_steps`; `settled` are fields whose value the game has settled, such as the frame."""
+        method, generator = self.method, self.scene.generator
+        about = about_fit(method, generator, self.seed)
+        about["arguments"] |= {"precision": self.scene.precision, **settled}
+        learn(self.learner, n_steps=n_steps, patience=method.patience, about=about, run=run, device=generator.device)
+
+    @torch.no_grad()
+    def test(self) -> tuple[Tensor, Tensor]:
+        """Return the `confusion` on codes that no step saw, [k, k], and the mean shift error of each direction, [k]."""
+        n = TESTS_A_DIRECTION * self.k
+        rng = runtime.generator_for(self.seed, f"{self.method.name}/test")
+        _, amount = draw_shifts(n, self.k, self.law, rng)
+        which = torch.arange(n) % self.k
+        counts, errors = torch.zeros(self.k, self.k), torch.zeros(self.k)
+        self.reconstructor.eval()
+        for low, high in runtime.batches(n, max(32, self.method.batch)):
+            codes = self.scene.held_out(high - low, low)
+            some = which[low:high].to(self.scene.generator.device)
+            logits, guessed = self.answers(codes, some, amount[low:high].to(some.device))
+            counts += confusion(logits.cpu(), which[low:high])
+            errors.index_add_(0, which[low:high], (guessed.cpu() - amount[low:high]).abs())
+        self.reconstructor.train()
+        return counts, errors / TESTS_A_DIRECTION
+
+
+def warn_of_confusion(found: Directions, counts: Tensor, run: Path | None) -> None:
+    """Warn of directions at chance and of duplicates, given their `confusion` in their order."""
+    same = sorted({*twins(found.vectors), *duplicates(counts)})
+    warn_of(found.names, dead=unrecognised(counts), same=same, run=run)

@@ -33,6 +33,7 @@ class LatentOrthogonality:
 
 def latent_orthogonality(directions: Directions) -> tuple[float, float]:
     """Return 1 - mean |cos| and the largest |cos| over all pairs of different directions."""
+    directions.check_straight("an angle between directions")
     flat = torch.nn.functional.normalize(directions.vectors.flatten(1).double())
     if len(flat) < 2:
         return 1.0, 0.0
