@@ -21,8 +21,10 @@ from families import TINY
 Tiny = Callable[[str], Generator]
 QUICK: dict[str, dict[str, Any]] = {
     "axes": {"n_directions": 3},
+    "contrastive": {"n_directions": 3, "n_steps": 3, "batch": 4},
     "ganspace": {"n_directions": 3, "n_samples": 200},
     "jacobian": {"n_directions": 3, "n_samples": 2, "iterations": 1},
+    "pairs": {"n_directions": 3, "n_steps": 3, "batch": 4},
     "random": {"n_directions": 3},
     "sefa": {"n_directions": 3},
     "supervised": {"n_samples": 60},

@@ -23,9 +23,11 @@ METHODS = Registry(
     "method",
     {
         "axes": "eigenlens.methods.baselines:Axes",
+        "contrastive": "eigenlens.methods.contrastive:Contrastive",
         "eigen": "eigenlens.methods.eigen:Eigen",
         "ganspace": "eigenlens.methods.ganspace:GANSpace",
         "jacobian": "eigenlens.methods.jacobian:Jacobian",
+        "pairs": "eigenlens.methods.pairs:Pairs",
         "random": "eigenlens.methods.baselines:Random",
         "sefa": "eigenlens.methods.sefa:SeFa",
         "supervised": "eigenlens.methods.supervised:Supervised",

@@ -37,6 +37,8 @@ METRICS = Registry(
         "path_evenness_v1": "eigenlens.metrics.smoothness:PathEvenness",
         "ppl2_wend_v1": "eigenlens.metrics.smoothness:PerceptualPathLength",
         "ppl_2k_v1": "eigenlens.metrics.smoothness:PerceptualPathLength2k",
+        "recovery_200_v1": "eigenlens.metrics.recovery:RecoveryQuick",
+        "recovery_2k_v1": "eigenlens.metrics.recovery:Recovery",
         "sap_pixels_3k_v1": "eigenlens.metrics.disentanglement:Sap",
         "sap_toonfaces_3k_v1": "eigenlens.metrics.disentanglement:SapToonFaces",
         "seed_stability_v1": "eigenlens.metrics.reliability:SeedStability",

@@ -269,14 +269,16 @@ def duplicates(counts: Tensor) -> list[tuple[int, int]]:
     """Return pairs of directions that are taken for each other more often than a coin could tell them apart.
 
     Where i and j are two names of one thing, each is called by the other's name as often as by its own. A pair counts
-    where the mutual errors reach two thirds of the right answers and stand out from chance, which is 2/k.
+    where the mutual errors reach two thirds of the right answers, and lie three standard errors above chance, 2/k.
 
     Example:
         >>> duplicates(torch.tensor([[50, 45, 5], [52, 40, 8], [4, 6, 90]]))
         [(0, 1)]
     """
     k = len(counts)
-    shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
+    n = counts.sum(1, keepdim=True).clamp(min=1)
+    shares = counts / n
+    edge = 2 / k + 3 * (2 / k / n.float().mean()).sqrt()
     wrong, right = shares + shares.T, shares.diagonal()[:, None] + shares.diagonal()
-    is_pair = (wrong >= 2 / 3 * right) & (wrong > 2.5 / k) & (k > 2)
+    is_pair = (wrong >= 2 / 3 * right) & (wrong > edge) & (k > 2)
     return [(i, j) for i, j in is_pair.triu(1).nonzero().tolist()]

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from .. import __version__, runtime
 from ..codes import Codes, Space
-from ..curves import Curve, change_tensors, pick, tangents_of
+from ..curves import Curve, advance, change_tensors, pick, tangents_of
 from ..directions import Directions, standard_deviation, unit_norm
 from ..errors import UserError
 from ..files import write_json, write_text, written_beside
@@ -51,6 +51,8 @@ TICK = 50
 MARGIN = 0.01
 """Relative improvement of the loss below which it counts as flat."""
 SAVE_SECONDS = 60.0
+TRAIN_ARC = 0.75
+"""Longest arc in σ of a step along a curve while learning."""
 TESTS_A_DIRECTION = 40
 """Held-out pairs a direction, of the accuracies that directions carry."""
 SAME = 0.9
@@ -550,6 +552,14 @@ def straight_directions(
     )
 
 
+def walked(curve: Curve, scene: Scene, latent: Tensor, which: Tensor, amount: Tensor) -> Tensor:
+    """Walk latents along field `which` [batch] by `amount` σ [batch], in as few arcs of one length as may be."""
+    n_arcs = math.ceil(float(amount.abs().max()) / TRAIN_ARC)
+    for _ in range(n_arcs):
+        latent = advance(curve, latent, which, amount / n_arcs, scene.measure)
+    return latent
+
+
 def curved_directions(
     scene: Scene, curve: Curve, method: Any, seed: int, *, importance: Tensor, fields: Mapping[str, Tensor]
 ) -> Directions:
@@ -656,6 +666,8 @@ class ReconstructionGame:
         seed: of weights and shifts.
     """
 
+    figures: ClassVar[tuple[str, ...]] = ("accuracy", "shift_error")
+
     def __init__(self, method: ReconstructionSettings, scene: Scene, mover: nn.Module, seed: int) -> None:
         self.method, self.scene, self.seed = method, scene, seed
         self.law = ShiftLaw(method.least_shift, method.shift)
@@ -675,7 +687,7 @@ class ReconstructionGame:
             ),
         ).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         modules = {"directions": self.mover, "reconstructor": self.reconstructor}
-        self.learner = Learner(modules, self.loss, ("accuracy", "shift_error"), learning_rate=method.learning_rate)
+        self.learner = Learner(modules, self.loss, self.figures, learning_rate=method.learning_rate)
 
     def answers(self, codes: Codes, which: Tensor, amount: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the reconstructor says of codes [batch] moved along `which` by `amount` σ."""

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .. import curves, runtime
+from .. import runtime
 from ..curves import Dipoles
 from ..directions import Directions
 from ..generator import Generator
@@ -23,11 +23,9 @@ from .learning import (
     channels_last,
     check_share,
     curved_directions,
+    walked,
     warn_of_confusion,
 )
-
-TRAIN_ARC = 0.75
-"""Longest arc in σ of one step while learning."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +114,5 @@ class DipoleMover(nn.Module):
         )
 
     def forward(self, latent: Tensor, which: Tensor, amount: Tensor) -> Tensor:
-        """Walk each code along its direction in arcs of one length."""
-        curve = self.curve()
-        n_arcs = math.ceil(float(amount.abs().max()) / TRAIN_ARC)
-        for _ in range(n_arcs):
-            latent = curves.advance(curve, latent, which, amount / n_arcs, self.scene.measure)
-        return latent
+        """Walk each code along its direction."""
+        return walked(self.curve(), self.scene, latent, which, amount)
