@@ -52,8 +52,6 @@ CLOSED: dict[str, dict[str, Any]] = {
     "ganspace": {"n_samples": 10_000},
     "jacobian": {"n_samples": 8, "iterations": 2},
     "eigen": {"measured": False},
-    "random": {},
-    "axes": {},
 }
 SHOWN = 10
 """Directions on a sheet."""
@@ -113,6 +111,7 @@ def draw_sheets(generator: Generator, name: str, methods: list[str], work: Path)
 def collect(work: Path, metric: str) -> list[dict[str, Any]]:
     """Read every finished cell."""
     cells = []
+    baselines: dict[tuple[str, str, int, int], dict[str, Any]] = {}
     for scored in sorted(work.glob(f"*/{metric}.json")):
         generator, _, rest = scored.parent.name.partition("-")
         method, _, seed = rest.rpartition("-")
@@ -128,7 +127,13 @@ def collect(work: Path, metric: str) -> list[dict[str, Any]]:
                 "arguments": score["directions"]["arguments"],
             }
         )  # fmt: skip
-    return cells
+        if cells[-1]["k"] == K:  # every score measures both baselines of its size and seed
+            for name in ("random", "axes"):
+                baselines[generator, name, int(seed), K] = {
+                    "generator": generator, "method": name, "seed": int(seed), "recovery": details[name], "k": K,
+                    "chance": details["chance"],
+                }  # fmt: skip
+    return cells + list(baselines.values())
 
 
 def print_table(cells: list[dict[str, Any]]) -> None:
@@ -143,11 +148,13 @@ def print_table(cells: list[dict[str, Any]]) -> None:
         print(f"\n| {generator} | k | seeds | recovery | range | at chance | alike | fit, CPU s |")
         print("|---" * 8 + "|")
         for mean, low, high, method, some in sorted(rows, key=lambda row: -row[0]):
-            cpu = statistics.mean(cell["fit_cpu_seconds"] for cell in some)
-            dead, alike = (statistics.mean(cell[name] for cell in some) for name in ("at_chance", "alike"))
+            figures = [
+                "" if any(cell.get(name) is None for cell in some) else f"{statistics.mean(c[name] for c in some):.1f}"
+                for name in ("at_chance", "alike", "fit_cpu_seconds")
+            ]
             print(
-                f"| {method} | {some[0]['k']} | {len(some)} | {mean:.3f} | {low:.3f} to {high:.3f} | {dead:.1f} | "
-                f"{alike:.1f} | {cpu:.0f} |"
+                f"| {method} | {some[0]['k']} | {len(some)} | {mean:.3f} | {low:.3f} to {high:.3f} | "
+                f"{' | '.join(figures)} |"
             )
         print(f"\nchance {mine[0]['chance']:.3f}")
 

@@ -217,9 +217,11 @@ class Contrast:
     @torch.no_grad()
     def test(self) -> tuple[Tensor, Tensor]:
         """Return the mean |cos| of each direction's changes, and of its and others' changes, on held-out codes: [k]."""
-        amount = torch.full((self.k, 1), self.method.shift / 2, device=self.scene.generator.device)
-        pieces = [self.changes(self.scene.held_out(1, i), amount) for i in range(TEST_CODES)]
-        changes = torch.cat(pieces, dim=1).cpu()  # [k, codes, features]
+        half, pieces = self.method.shift / 2, []
+        for low, high in runtime.batches(TEST_CODES, self.method.batch):
+            amount = torch.full((self.k, high - low), half, device=self.scene.generator.device)
+            pieces.append(self.changes(self.scene.held_out(high - low, low), amount).cpu())
+        changes = torch.cat(pieces, dim=1)  # [k, codes, features]
         cosines = torch.einsum("kif,ljf->klij", changes, changes).abs().mean((2, 3))  # [k, k]
         n = TEST_CODES
         same = (cosines.diagonal() * n * n - n) / (n * (n - 1))  # without each code with itself
