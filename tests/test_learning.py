@@ -19,6 +19,7 @@ import eigenlens
 import families
 from blobs import blobs
 from eigenlens import Directions, UserError
+from eigenlens.algebra import principal_angles
 from eigenlens.cli import main
 from eigenlens.generator import Generator
 from eigenlens.methods.learning import (
@@ -333,6 +334,17 @@ def test_duplicates_and_dead_directions_are_warned_of() -> None:
     found = Directions(torch.eye(4)[:, None], "z", ("a", "b", "c", "d"))
     with pytest.warns(UserWarning, match="taken for each other: a and b"):
         warn_of_confusion(found, counts, None)
+
+
+@pytest.mark.slow
+def test_most_of_the_subspace_that_acts_is_found() -> None:
+    g, axes = blobs()
+    method = Voynov(n_directions=12, n_steps=400, learning_rate=3e-3, body="resnet", width=0.25, precision="fp32")
+    angles = principal_angles(method.fit(g).vectors[:, 0], axes)
+    at_start = principal_angles(method.game(g, "orthonormal", 0).mover.frame().detach(), axes)
+    assert (at_start > 15).all()
+    assert (angles <= 15).sum() >= 3, angles.tolist()
+    assert torch.deg2rad(angles).cos().square().sum() > 3.5  # of 5; 12 random directions of 32 hold 1.9
 
 
 # --- at the shell -----------------------------------------------------------------------------------------------------

@@ -16,14 +16,14 @@ from eigenlens.metrics.recovery import Recovery, RecoveryQuick, bootstrap_interv
 class Small(Recovery):
     """A protocol for tests."""
 
-    n_codes, n_tests, n_epochs = 200, 60, 24
+    n_codes, n_moves, n_tests, n_epochs = 200, 8, 60, 8
     name = "recovery_test"
 
 
 class Untrained(Recovery):
     """A protocol that only measures how far to go."""
 
-    n_codes, n_tests, n_epochs = 4, 4, 0
+    n_codes, n_moves, n_tests, n_epochs = 4, 2, 4, 0
 
 
 def directions(rows: torch.Tensor) -> Directions:
