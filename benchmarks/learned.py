@@ -42,7 +42,7 @@ def make_generator(width: int) -> SNGAN:
 
 def make_game(generator: SNGAN, batch: int, precision: runtime.Precision) -> ReconstructionGame:
     """Make directions and reconstructor, the same whenever they are made."""
-    return Voynov(n_directions=64, batch=batch, precision=precision).game(generator, "orthonormal", seed=0)
+    return Voynov(n_directions=64, batch=batch, learn_in=precision).game(generator, "orthonormal", seed=0)
 
 
 def published_loss(game: ReconstructionGame, step: int) -> torch.Tensor:

@@ -47,6 +47,8 @@ QUICK_METRICS: dict[str, dict[str, Any]] = {
     "mig_toonfaces_3k_v1": {"n": 90},
     "ppl2_wend_v1": {"n": 4},
     "ppl_2k_v1": {"n": 4},
+    "recovery_200_v1": {"n_codes": 8, "n_tests": 4, "n_epochs": 1},
+    "recovery_2k_v1": {"n_codes": 8, "n_tests": 4, "n_epochs": 1},
     "sap_pixels_3k_v1": {"n": 150},
     "sap_toonfaces_3k_v1": {"n": 90},
 }

@@ -37,7 +37,7 @@ from eigenlens.methods.learning import (
 from eigenlens.methods.voynov import Voynov
 from toy_spaces import SlotToy
 
-TINY = Voynov(n_directions=3, n_steps=6, batch=4, precision="fp32", patience=0)
+TINY = Voynov(n_directions=3, n_steps=6, batch=4, learn_in="fp32", patience=0)
 pytestmark = pytest.mark.filterwarnings("ignore:recognised no better", "ignore:taken for each other")
 
 
@@ -133,7 +133,7 @@ def test_learning_and_testing_codes_are_nobody_elses(eigengan: Generator) -> Non
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_every_family_learns(tiny, family: str, precision: str) -> None:
     g = tiny(family)
-    d = replace(TINY, n_steps=1, precision=precision).fit(g)
+    d = replace(TINY, n_steps=1, learn_in=precision).fit(g)
     codes = d.host(g, g.sample(2, seed=0, label="random" if g.label_names else None))
     assert not torch.equal(g(d.move(codes, 0, by=2.0)), g(codes))
 
@@ -257,7 +257,7 @@ from eigenlens.methods.voynov import Voynov
 torch.set_num_threads(1)
 torch.manual_seed(0)
 g = TINY["eigengan"]()
-method = Voynov(n_directions=3, n_steps=int(sys.argv[3]), batch=8, precision="fp32", patience=0)
+method = Voynov(n_directions=3, n_steps=int(sys.argv[3]), batch=8, learn_in="fp32", patience=0)
 d = method.fit(g, run=Path(sys.argv[2]))
 torch.save(d.vectors, Path(sys.argv[2]) / f"vectors{sys.argv[4]}.pt")
 """
@@ -314,32 +314,23 @@ def test_twins_are_found() -> None:
     assert twins(vectors) == [(0, 2)]
 
 
-def test_duplicates_and_dead_directions_are_warned_of() -> None:
-    g, axes = blobs(resolution=16)
-    method = replace(TINY, n_directions=4, batch=32, learning_rate=3e-3)
-    game = method.game(g, "unit", 0)
-    rows = game.mover.frame
-    null = torch.linalg.svd(axes)[2][5]  # what does nothing
-    with torch.no_grad():
-        rows.rows.copy_(torch.stack([axes[0], axes[0] + 0.1 * null, axes[3], axes[2]]))
-    rows.requires_grad_(False)
-    for _ in range(100):
-        game.learner.optimiser.zero_grad()
-        game.loss(game.learner.step)[0].backward()
-        game.learner.optimiser.step()
-        game.learner.step += 1
-    counts, errors = game.test()
-    assert counts[2, 2] > counts[2, :2].sum()  # hue is told from x
-    assert errors.shape == (4,)
+def test_duplicates_and_dead_directions_are_warned_of(tmp_path: Path) -> None:
     found = Directions(torch.eye(4)[:, None], "z", ("a", "b", "c", "d"))
-    with pytest.warns(UserWarning, match="taken for each other: a and b"):
-        warn_of_confusion(found, counts, None)
+    counts = torch.tensor([[28.0, 10, 2, 0], [25, 14, 0, 1], [0, 0, 38, 2], [12, 8, 10, 10]])
+    with pytest.warns(UserWarning) as said:
+        warn_of_confusion(found, counts, tmp_path)
+    told = [str(each.message) for each in said]
+    assert told == ["recognised no better than by chance: b, d", "taken for each other: a and b"]
+    assert "WARNING: taken for each other: a and b" in (tmp_path / "log.txt").read_text("utf-8")
+    alike = replace(found, vectors=torch.eye(4)[[0, 1, 2, 1], None])
+    with pytest.warns(UserWarning, match="taken for each other: b and d"):
+        warn_of_confusion(alike, torch.eye(4) * 40, None)
 
 
 @pytest.mark.slow
 def test_most_of_the_subspace_that_acts_is_found() -> None:
     g, axes = blobs()
-    method = Voynov(n_directions=12, n_steps=400, learning_rate=3e-3, body="resnet", width=0.25, precision="fp32")
+    method = Voynov(n_directions=12, n_steps=400, learning_rate=3e-3, body="resnet", width=0.25, learn_in="fp32")
     angles = principal_angles(method.fit(g).vectors[:, 0], axes)
     at_start = principal_angles(method.game(g, "orthonormal", 0).mover.frame().detach(), axes)
     assert (at_start > 15).all()

@@ -12,18 +12,7 @@ from eigenlens.generator import Generator
 from eigenlens.metrics import recovery
 from eigenlens.metrics.recovery import Recovery, RecoveryQuick, bootstrap_interval, make_pairs
 
-
-class Small(Recovery):
-    """A protocol for tests."""
-
-    n_codes, n_moves, n_tests, n_epochs = 200, 8, 60, 8
-    name = "recovery_test"
-
-
-class Untrained(Recovery):
-    """A protocol that only measures how far to go."""
-
-    n_codes, n_moves, n_tests, n_epochs = 4, 2, 4, 0
+SMALL = Recovery(n_codes=200, n_moves=8, n_tests=60, n_epochs=8)
 
 
 def directions(rows: torch.Tensor) -> Directions:
@@ -40,9 +29,9 @@ def scene() -> tuple[Generator, torch.Tensor]:
 def test_perfect_useless_and_duplicated_directions(scene) -> None:
     g, axes = scene
     nothing = torch.linalg.svd(axes)[2][5:9]
-    perfect = Small().score(g, directions(axes[[0, 1, 3, 4]]))
-    useless = Small().score(g, directions(nothing))
-    doubled = Small().score(g, directions(axes[[0, 3, 3, 4]] + 1e-3 * nothing))
+    perfect = SMALL.score(g, directions(axes[[0, 1, 3, 4]]))
+    useless = SMALL.score(g, directions(nothing))
+    doubled = SMALL.score(g, directions(axes[[0, 3, 3, 4]] + 1e-3 * nothing))
     assert perfect.value > 0.8
     assert not perfect.details["at_chance"]
     assert useless.details["interval"][0] < 0.25 < useless.details["interval"][1]
@@ -52,7 +41,7 @@ def test_perfect_useless_and_duplicated_directions(scene) -> None:
     assert ("d0", "d3") not in doubled.details["alike"]
     assert perfect.details["chance"] == 0.25
     assert perfect.n == 120
-    assert Small().score(g, directions(axes[[0, 1, 3, 4]])).value == perfect.value
+    assert SMALL.score(g, directions(axes[[0, 1, 3, 4]])).value == perfect.value
     assert perfect.details["interval"][0] < perfect.value < perfect.details["interval"][1]
     assert perfect.value > perfect.details["random"]
 
@@ -61,7 +50,7 @@ def test_what_was_measured_before_does_not_move_the_pairs(scene) -> None:
     g, axes = scene
     d = directions(axes[:3])
     known = d.with_figures(effect=torch.ones(3), limits=torch.tensor([[-0.1, 0.1]] * 3))
-    plain, bounded = (Untrained()._measure(g, each, 0)[2] for each in (d, known))
+    plain, bounded = (Recovery(4, 2, 4, 0)._measure(g, each, 0)[2] for each in (d, known))
     assert torch.equal(plain, bounded)
 
 

@@ -17,9 +17,9 @@ from eigenlens.methods.learning import LearnedFrame, StraightMover
 from eigenlens.methods.pairs import PairGame, Pairs
 from eigenlens.methods.warped import Warped
 
-WARPED = Warped(n_directions=3, n_steps=3, batch=4, n_dipoles=4, precision="fp32", patience=0)
-CONTRASTIVE = Contrastive(n_directions=3, n_steps=3, batch=4, precision="fp32", patience=0)
-PAIRS = Pairs(n_directions=3, n_steps=3, batch=4, precision="fp32", patience=0)
+WARPED = Warped(n_directions=3, n_steps=3, batch=4, n_dipoles=4, learn_in="fp32", patience=0)
+CONTRASTIVE = Contrastive(n_directions=3, n_steps=3, batch=4, learn_in="fp32", patience=0)
+PAIRS = Pairs(n_directions=3, n_steps=3, batch=4, learn_in="fp32", patience=0)
 pytestmark = pytest.mark.filterwarnings("ignore:recognised no better", "ignore:taken for each other")
 
 
@@ -91,10 +91,10 @@ def test_contrast_of_hand_made_changes() -> None:
 def test_contrastive_learns_both_kinds(eigengan: Generator, kind: str, tmp_path: Path) -> None:
     method = replace(CONTRASTIVE, directions=kind, n_steps=25, learning_rate=1e-2)
     game = Contrast(method, eigengan, seed=0)
-    before = float(torch.stack([game.loss(step)[0] for step in range(100, 104)]).mean())
+    before = float(torch.stack([game.loss(step)[0].detach() for step in range(100, 104)]).mean())
     for _ in range(25):
         game.learner.take_step()
-    after = float(torch.stack([game.loss(step)[0] for step in range(100, 104)]).mean())
+    after = float(torch.stack([game.loss(step)[0].detach() for step in range(100, 104)]).mean())
     assert after < before - 0.02
     d = method.fit(eigengan, run=tmp_path)
     assert d.is_straight == (kind == "linear")
@@ -138,7 +138,7 @@ def test_edits_that_change_nothing_are_charged() -> None:
         with torch.no_grad():
             frame.rows.copy_(rows)
         loss, figures = PairGame(PAIRS, scene, StraightMover(scene, frame), 0).loss(0)
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
         assert (float(figures[1]) > 0.1) == (rows is not nothing)
     assert losses[1] > losses[0] + 0.5
 

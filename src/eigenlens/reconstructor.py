@@ -25,8 +25,8 @@ LENET_SIDE = 32
 """Images up to this many pixels are seen by the LeNet; it fills smaller ones up to this size."""
 SHIFT_WEIGHT = 0.25
 """Published weight of the error in how far, beside the cross-entropy of which."""
-DEAD_SIGNIFICANCE = 2.0
-"""Standard errors above chance below which a direction counts as not recognised."""
+SIGNIFICANCE = 2.0
+"""Standard errors above chance from which on answers count as more than chance."""
 
 
 # --- shifts -----------------------------------------------------------------------------------------------------------
@@ -261,7 +261,7 @@ def unrecognised(counts: Tensor) -> list[int]:
     """
     k = len(counts)
     n = counts.sum(1).clamp(min=1)
-    edge = 1 / k + DEAD_SIGNIFICANCE * ((1 / k) * (1 - 1 / k) / n).sqrt()
+    edge = 1 / k + SIGNIFICANCE * ((1 / k) * (1 - 1 / k) / n).sqrt()
     return [] if k == 1 else (counts.diagonal() / n <= edge).nonzero()[:, 0].tolist()
 
 
@@ -269,7 +269,7 @@ def duplicates(counts: Tensor) -> list[tuple[int, int]]:
     """Return pairs of directions that are taken for each other more often than a coin could tell them apart.
 
     Where i and j are two names of one thing, each is called by the other's name as often as by its own. A pair counts
-    where the mutual errors reach two thirds of the right answers, and lie three standard errors above chance, 2/k.
+    where the mutual errors reach two thirds of the right answers, and lie two standard errors above chance, 2/k.
 
     Example:
         >>> duplicates(torch.tensor([[50, 45, 5], [52, 40, 8], [4, 6, 90]]))
@@ -278,7 +278,7 @@ def duplicates(counts: Tensor) -> list[tuple[int, int]]:
     k = len(counts)
     n = counts.sum(1, keepdim=True).clamp(min=1)
     shares = counts / n
-    edge = 2 / k + 3 * (2 / k / n.float().mean()).sqrt()
+    edge = 2 / k + SIGNIFICANCE * (2 / k / n.float().mean()).sqrt()
     wrong, right = shares + shares.T, shares.diagonal()[:, None] + shares.diagonal()
     is_pair = (wrong >= 2 / 3 * right) & (wrong > edge) & (k > 2)
     return [(i, j) for i, j in is_pair.triu(1).nonzero().tolist()]

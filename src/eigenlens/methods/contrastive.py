@@ -85,7 +85,7 @@ class Contrastive:
     """Of the codes."""
     patience: int = 40
     """Ticks of 50 steps without an improvement of 1 % after which it ends; 0: never."""
-    precision: runtime.Precision = "auto"
+    learn_in: runtime.Precision = "auto"
     """Of the network: fp32, bf16, or auto, the faster one."""
     name: ClassVar[str] = "contrastive"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -108,7 +108,7 @@ class Contrastive:
         with runtime.process_group(generator.device) as device, channels_last(generator.to(device).network):
             contrast = Contrast(self, generator, seed)
             about = about_fit(self, generator, seed)
-            about["arguments"] |= {"precision": contrast.scene.precision}
+            about["arguments"] |= {"learn_in": contrast.scene.precision}
             learn(contrast.learner, n_steps=self.n_steps, patience=self.patience, about=about, run=run, device=device)
             same, other = contrast.test()
         figures = {"same": same, "other": other}
@@ -168,7 +168,7 @@ class Contrast:
         at = method.at or generator.layers[len(generator.layers) // 2].name
         self.scene = Scene(
             generator, space=method.space, layers=method.layers, at=at, label=method.label,
-            truncation=method.truncation, precision=method.precision, seed=seed, stream="contrastive/codes",
+            truncation=method.truncation, precision=method.learn_in, seed=seed, stream="contrastive/codes",
         )  # fmt: skip
         self.mover: Any
         if method.directions == "linear":

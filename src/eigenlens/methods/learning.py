@@ -620,7 +620,7 @@ class ReconstructionSettings:
     """Of the codes."""
     patience: int = 40
     """Ticks of 50 steps without an improvement of 1 % after which it ends; 0: never."""
-    precision: runtime.Precision = "auto"
+    learn_in: runtime.Precision = "auto"
     """Of the networks: fp32, bf16, or auto, the faster one."""
     name: ClassVar[str]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -632,7 +632,7 @@ class ReconstructionSettings:
         """Return the codes and images of a fit."""
         return Scene(
             generator, space=self.space, layers=self.layers, at=self.at, label=self.label, truncation=self.truncation,
-            precision=self.precision, seed=seed, stream=f"{self.name}/codes",
+            precision=self.learn_in, seed=seed, stream=f"{self.name}/codes",
         )  # fmt: skip
 
 
@@ -710,7 +710,7 @@ class ReconstructionGame:
         """Learn until `n_steps`; `settled` are fields whose value the game has settled, such as the frame."""
         method, generator = self.method, self.scene.generator
         about = about_fit(method, generator, self.seed)
-        about["arguments"] |= {"precision": self.scene.precision, **settled}
+        about["arguments"] |= {"learn_in": self.scene.precision, **settled}
         learn(self.learner, n_steps=n_steps, patience=method.patience, about=about, run=run, device=generator.device)
 
     @torch.no_grad()

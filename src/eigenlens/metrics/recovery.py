@@ -85,10 +85,14 @@ class Recovery:
         Voynov & Babenko 2020, section 4.2 (RCA), who test the reconstructor that the directions were learned with.
     """
 
-    n_codes: ClassVar[int] = 2000
-    n_moves: ClassVar[int] = 8
-    n_tests: ClassVar[int] = 500
-    n_epochs: ClassVar[int] = 4
+    n_codes: int = 2000
+    """Codes that are learned from."""
+    n_moves: int = 8
+    """Pairs of each."""
+    n_tests: int = 500
+    """Held-out codes."""
+    n_epochs: int = 4
+    """How often every pair is learned from."""
     name: ClassVar[str] = "recovery_2k_v1"
 
     def score(self, generator: Generator, directions: Directions, *, seed: int = 0) -> Score:
@@ -122,7 +126,7 @@ class Recovery:
     def _baseline(self, generator: Generator, directions: Directions, name: str, seed: int) -> float:
         """Return what directions that nobody looked for get; NaN where the space has not room for as many."""
         space, k = directions.space, len(directions)
-        known, key = _KNOWN.setdefault(generator, {}), (self.name, name, space, k, seed)
+        known, key = _KNOWN.setdefault(generator, {}), (self, name, space, k, seed)
         if key not in known:
             has_room = k <= generator.space(space).dim
             baseline = METHODS[name](n_directions=k, space=space) if has_room else None
@@ -156,10 +160,14 @@ class RecoveryQuick(Recovery):
     So small a budget tells strong differences only: all values are lower than under `recovery_2k_v1`.
     """
 
-    n_codes: ClassVar[int] = 200
-    n_moves: ClassVar[int] = 16
-    n_tests: ClassVar[int] = 200
-    n_epochs: ClassVar[int] = 8
+    n_codes: int = 200
+    """Codes that are learned from."""
+    n_moves: int = 16
+    """Pairs of each."""
+    n_tests: int = 200
+    """Held-out codes."""
+    n_epochs: int = 8
+    """How often every pair is learned from."""
     name: ClassVar[str] = "recovery_200_v1"
 
 
