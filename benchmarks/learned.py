@@ -19,8 +19,8 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from benchmarks.train_step import cpu_flags
 
+from benchmarks.train_step import cpu_flags
 from eigenlens import runtime
 from eigenlens.generators.sngan import SNGAN, SNGANConfig, SNGANNetwork
 from eigenlens.methods.learning import ReconstructionGame, channels_last, seeded

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.train_step import cpu_flags
 
+from benchmarks.train_step import cpu_flags
 from eigenlens import images, runtime
 from eigenlens.commands.words import parse_seeds
 from eigenlens.directions import Directions
