@@ -142,6 +142,8 @@ class Setting:
     """Of a choice."""
     is_optional: bool = False
     """Whether it may be left empty."""
+    is_list: bool = False
+    """Whether it may be a list."""
 
 
 def settings(kind: Any) -> list[Setting]:
@@ -160,8 +162,9 @@ def settings(kind: Any) -> list[Setting]:
         names = {int: "int", float: "float", bool: "bool", str: "str"}
         known = [names[option] for option in plain if option in names]
         word = "choice" if choices else "str" if "str" in known else known[0] if known else "other"
+        is_list = any(typing.get_origin(option) is tuple for option in plain)
         default = None if each.default is dataclasses.MISSING else _plain(each.default)
-        found.append(Setting(each.name, word, default, tuple(map(str, choices)), len(plain) < len(options)))
+        found.append(Setting(each.name, word, default, tuple(map(str, choices)), len(plain) < len(options), is_list))
     return found
 
 
@@ -183,6 +186,7 @@ def make_method(name: str, given: Mapping[str, Any]) -> Any:
         )
         fits = isinstance(value, allowed) and isinstance(value, bool) == (setting.kind == "bool")
         fits = value in setting.choices if setting.kind == "choice" else fits
+        fits = setting.is_list if isinstance(value, list) else fits
         fits = fits and not (isinstance(value, float) and not math.isfinite(value))
         if not (fits or (value is None and setting.is_optional)):
             wanted = " or ".join(setting.choices) or setting.kind
