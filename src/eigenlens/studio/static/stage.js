@@ -29,6 +29,7 @@ export class Stage extends EventTarget {
     const number = about.id;
     const bitmap = await createImageBitmap(picture);
     if (number < this.#shown) return;
+    if (!this.#last) performance.mark("first picture");  // benchmarks read it
     this.#shown = number;
     this.#last?.bitmap.close();
     this.#last = { bitmap, about };
