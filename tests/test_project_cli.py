@@ -82,10 +82,13 @@ def test_ctrl_c_writes_the_best_so_far(faces: list[str], tmp_path: Path) -> None
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert process.stdout is not None
-    assert process.stdout.readline() == "step\n"
-    time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    try:
+        assert process.stdout.readline() == "step\n"
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130, err
     assert "the best so far is in codes.safetensors" in err
     assert (tmp_path / "codes.safetensors").exists()
@@ -93,7 +96,8 @@ def test_ctrl_c_writes_the_best_so_far(faces: list[str], tmp_path: Path) -> None
 
 
 _ANNOUNCING = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
 from eigenlens import project
 schedule = project.schedule
 def announce(done):
