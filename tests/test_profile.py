@@ -117,3 +117,18 @@ def test_mistakes_are_named(made) -> None:
         profile.strengths_at("change", -1)
     with pytest.raises(UserError, match="raw units"):
         recalibrated(directions.in_raw(), profile.strengths_at("change"))
+
+
+def test_curved_directions_have_units_of_their_own_as_well() -> None:
+    """Two units of a curved direction go as far along its arc as the calibration found."""
+    g = painter()
+    curved = METHODS["warped"](n_directions=3, n_steps=3, batch=4, n_dipoles=4).fit(g)
+    curved = curved.with_figures(limits=torch.tensor([[-3.0, 3.0]] * 3))
+    reader = open_reader("painted:Regions")
+    profile = measure_profile(g, curved, reader, measure_yardstick(g, curved, reader), n_codes=4)
+    strengths = profile.strengths_at("change", 0.05)
+    codes = g.sample(2, seed=3)
+    for k in range(3):
+        by_hand = curved.move(codes, k, by=float(strengths.sigma[k]))
+        assert torch.allclose(recalibrated(curved, strengths).move(codes, k, by=2.0).latent, by_hand.latent, atol=1e-4)
+        assert not torch.equal(by_hand.latent, codes.latent)

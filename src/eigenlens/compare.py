@@ -269,7 +269,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
             "eigen", "sefa", "ganspace(at=layer3,n_samples=1500)", "jacobian(n_samples=4)",
             "random", "random(law=covariance)", "axes", "supervised(n_samples=1500)",
         ],
-        "metrics": ["attribute_matrix_toonfaces_v1", "effect_orthogonality_v1", "latent_orthogonality_v1"],
+        "metrics": [
+            "attribute_matrix_toonfaces_v1", "effect_orthogonality_v1", "latent_orthogonality_v1", "recovery_200_v1",
+        ],
         "reader": "toonfaces",
         "oracle": "toonface_oracle:renderer",
     },
@@ -649,7 +651,7 @@ class Comparison:
             return None
         directions = Directions.load(path)
         is_same = directions.vectors.shape == found.vectors.shape and torch.equal(directions.vectors, found.vectors)
-        is_same &= getattr(directions, "is_straight", True)
+        is_same &= directions.is_straight
         return (first, directions, Profile.load(self._profile_file(path.stem))) if is_same else None
 
     def _profile_file(self, key: str) -> Path:

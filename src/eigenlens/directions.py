@@ -354,7 +354,14 @@ class Directions:
             return tangents * standard_deviation(tangents, space).to(tangents)[:, None, None] * mask
 
         which_field = torch.full((len(latent),), row, device=latent.device)
-        return curves.path(curve, latent, which_field, steps, measure)
+        unit = self._arc(row, space)
+        return curves.path(curve, latent, which_field, [step * unit for step in steps], measure)
+
+    def _arc(self, row: int, space: Space) -> float:
+        """Return the length of arc, in σ, of one unit of strength: 1, unless `sigma` was replaced by another unit."""
+        own = float(standard_deviation(self.vectors[row : row + 1], space)[0])
+        unit = float(self.sigma[row])
+        return unit / own if math.isfinite(unit) and own > 0 else 1.0
 
     def span(self, which: int | str, default: float = 3.0) -> tuple[float, float]:
         """Return the limits of one direction, or ±`default` where they are not known."""

@@ -39,7 +39,7 @@ from .effect import (
     sample_for,
     traverse,
 )
-from .errors import Unsupported, UserError
+from .errors import UserError
 from .generator import Generator
 from .reader import Reader, describe, read
 
@@ -271,8 +271,6 @@ def recalibrated(directions: Directions, strengths: Strengths) -> Directions:
         raise UserError("directions in raw units came to be recalibrated; turn them into σ first (in_sigma)")
     if strengths.calibration == "native":
         return directions
-    if not getattr(directions, "is_straight", True):
-        raise Unsupported("curved directions have no unit of their own yet; compare them at native strength")
     units = (strengths.sigma / REFERENCE).to(directions.sigma)
     return replace(
         directions,

@@ -324,7 +324,7 @@ among samples. Orange: up; blue: down; full colour from {HEAT_BOUND:g} on.</p>
 
 
 def _alike(found: Sequence[Found], numbers: Numbers) -> str:
-    straight = [each for each in found if getattr(each.directions, "is_straight", True) and not each.fit.is_oracle]
+    straight = [each for each in found if each.directions.is_straight and not each.fit.is_oracle]
     spaces = [each.directions.space for each in straight]
     kept = [each for each in straight if each.directions.space == spaces[0]]
     if len(kept) < 2:

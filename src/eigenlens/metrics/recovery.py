@@ -94,6 +94,7 @@ class Recovery:
     n_epochs: int = 4
     """How often every pair is learned from."""
     name: ClassVar[str] = "recovery_2k_v1"
+    uses_strength: ClassVar[bool] = False  # it finds the strengths itself
 
     def score(self, generator: Generator, directions: Directions, *, seed: int = 0) -> Score:
         """Train and test; `seed` fixes the codes, the moves and the network.
