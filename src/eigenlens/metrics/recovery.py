@@ -41,7 +41,8 @@ WIDTH = 2.0
 TEST_MOVES = 2
 """Pairs of each held-out code."""
 BATCH = 64
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 3e-3
+"""At the start; it falls to 0 along half a cosine."""
 DRAWS = 2000
 """Of the bootstrap over held-out codes."""
 BASELINES = ("random", "axes")
@@ -73,7 +74,7 @@ class Recovery:
     A new LeNet learns from pairs of the finished, frozen directions: 2000 codes, each moved eight times along
     directions drawn at random, four times over. It is tested on 500 other codes, two moves each. Every move goes as
     far as changes images by 0.3 of the mean distance between two samples (`effect.equal_change`, up to 30 σ), either
-    way equally often; images are averaged to 32 px.
+    way equally often; images are averaged to 32 px. Adam, batches of 64, learning rate 3e-3 falling along a cosine.
 
     This is `voynov`'s own objective: a diagnostic of whether directions are distinct, not a ranking of how good they
     are. Directions that mean something may look alike, and recognisable ones may mean nothing. It falls with the number
@@ -227,6 +228,8 @@ def train(pairs: Pairs, k: int, *, n_epochs: int, seed: int, device: torch.devic
         network = Reconstructor(k, channels=channels, resolution=size, width=WIDTH)
     network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.Adam(network.parameters(), LEARNING_RATE)
+    n_steps = n_epochs * math.ceil(len(pairs.which) / BATCH)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, n_steps))
     for epoch in runtime.progress(range(n_epochs), what="reconstructor"):
         for rows in _batches(len(pairs.which), runtime.generator_for(seed, "recovery/order", epoch)):
             before, after = pairs.before[pairs.owner[rows]].to(device), pairs.after[rows].to(device)
@@ -235,6 +238,7 @@ def train(pairs: Pairs, k: int, *, n_epochs: int, seed: int, device: torch.devic
             loss = reconstruction_loss(logits, side, pairs.which[rows].to(device), pairs.side[rows].to(device))
             loss.backward()
             optimiser.step()
+            schedule.step()
     return network.eval()
 
 
