@@ -6,12 +6,14 @@ import json
 import math
 import multiprocessing
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import painted
+from eigenlens import Directions, runtime
 from eigenlens.cli import main
 from eigenlens.compare import (
     PRESETS,
@@ -245,16 +247,28 @@ def test_a_method_without_use_for_a_seed_is_measured_once(tmp_path: Path) -> Non
     assert lines["random", 1]["value"] != lines["random", 0]["value"]
 
 
+def _alone(fit: Callable[..., Directions]) -> Callable[..., Directions]:
+    """Check that a method under torchrun takes its process for the only one: cells are shared out, not their work."""
+
+    def checked(*args, **kwargs) -> Directions:
+        assert (runtime.rank(), runtime.world_size()) == (0, 1)
+        return fit(*args, **kwargs)
+
+    return checked
+
+
 def test_processes_share_the_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     grid = small(metrics=["latent_orthogonality_v1"], methods=["axes", "random", "copies"], seeds=[0, 1])
     monkeypatch.setenv("WORLD_SIZE", "2")
     counts = []
+    monkeypatch.setattr(painted.Copies, "fit", _alone(painted.Copies.fit))
     for rank in ("1", "0"):
         monkeypatch.setenv("RANK", rank)
         comparison = Comparison(grid, tmp_path)
         comparison.run()
         counts.append(len(comparison.results.read()))
     assert counts == [3, 6]
+    assert {each["status"] for each in comparison.results.read()} == {"done"}
     assert comparison.is_complete()
 
 

@@ -497,7 +497,8 @@ class Comparison:
             write_text(self.folder / "grid.yaml", text, force=True)
         for number, fit in enumerate(self.grid.fits()):
             if number % runtime.world_size() == runtime.rank():
-                self._run_fit(fit)
+                with runtime.alone():
+                    self._run_fit(fit)
 
     def _check_weights(self) -> None:
         measured: dict[str, set[str]] = {}
@@ -592,8 +593,11 @@ class Comparison:
     # what cells share
 
     def _open(self, source: str) -> Generator:
+        where = runtime.resolve_device(self.device)
+        if where.type == "cuda" and where.index is None:
+            where = torch.device("cuda", runtime.local_rank())  # one GPU a process
         try:
-            return load_generator(source, device=self.device)
+            return load_generator(source, device=str(where))
         except UserError as error:
             if source == self.grid.oracle:
                 raise Unsupported(f"there is no oracle here: {error}") from error

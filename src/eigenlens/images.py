@@ -451,8 +451,13 @@ def save(image: Image.Image, path: str | Path, *, recipe: dict | None = None, fo
     return path
 
 
-def data_url(image: Image.Image, format: str = "png") -> str:
+def data_url(image: Image.Image, format: str = "png", *, quality: int | None = None) -> str:
     """Pack a picture into a `data:` URL, for a page that needs no other file.
+
+    Args:
+        image: a picture.
+        format: png, jpg, jpeg or webp.
+        quality: of jpg and webp, from 1 to 100; by default that of files.
 
     Raises:
         UserError: for a format other than png, jpg, jpeg and webp.
@@ -465,7 +470,8 @@ def data_url(image: Image.Image, format: str = "png") -> str:
     if name is None:
         raise UserError(f"unknown format {format!r}; known: {', '.join(suffix[1:] for suffix in _FORMATS)}")
     buffer = io.BytesIO()
-    (_rgb(image) if name == "JPEG" else image).save(buffer, format=name, **_options(name))
+    options = _options(name) | ({} if quality is None else {"quality": quality})
+    (_rgb(image) if name == "JPEG" else image).save(buffer, format=name, **options)
     return f"data:image/{name.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

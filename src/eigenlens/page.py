@@ -7,7 +7,6 @@ Everything is inline, nothing is asked of a network, and colours follow the read
 from __future__ import annotations
 
 import html
-import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -221,33 +220,19 @@ def line_chart(
 
 
 def scatter_chart(points: Sequence[tuple[str, float, float]], *, x_label: str, y_label: str, height: int = 250) -> str:
-    """Draw labelled points (name, x above 0, y) over a logarithmic x."""
+    """Draw points (name, x above 0, y) over a logarithmic x, with a legend below."""
     kept = [each for each in points if all(map(math.isfinite, each[1:])) and each[1] > 0]
     if not kept:
         return '<p class="note">There is nothing to draw yet.</p>'
     frame = _Frame(
         _padded([x for _, x, _ in kept], is_log=True), _padded([y for *_, y in kept], floor=0.0), height, is_log=True
     )
-    pieces, taken = [], list[tuple[float, float]]()
-    for i, (name, x, y) in enumerate(kept):
-        left, top = frame.across(x), frame.down(y)
-        pieces.append(_mark(left, top, i, True, 4))
-        is_right = left < WIDTH / 2
-        row = _free_row(top + 4, left, taken)
-        taken.append((row, left))
-        anchor, place = ("start", left + 8) if is_right else ("end", left - 8)
-        pieces.append(f'<text x="{place:.1f}" y="{row:.1f}" text-anchor="{anchor}">{escape(name)}</text>')
-    drawn = _svg(frame.axes(x_label, y_label) + "".join(pieces), height, f"{y_label} against {x_label}")
-    return f'<div class="plot">{drawn}</div>'
-
-
-def _free_row(wanted: float, left: float, taken: Sequence[tuple[float, float]]) -> float:
-    """Return a height near the wanted one at which no label of the same side stands."""
-    for shift in itertools.chain.from_iterable((step, -step) for step in range(0, 80, 6)):
-        row = wanted + shift
-        if all(abs(row - other) >= 12 or abs(left - there) > 150 for other, there in taken) and row > 10:
-            return row
-    return wanted
+    marks = "".join(
+        f"<g>{_mark(frame.across(x), frame.down(y), i, True, 4)}<title>{escape(name)} {y:.3g}</title></g>"
+        for i, (name, x, y) in enumerate(kept)
+    )
+    drawn = _svg(frame.axes(x_label, y_label) + marks, height, f"{y_label} against {x_label}")
+    return f'<div class="plot">{drawn}{_legend([name for name, *_ in kept], shapes=True)}</div>'
 
 
 @dataclass(frozen=True)
@@ -310,21 +295,18 @@ def _dot(dot: Dot, frame: _Frame, y: float, index: int) -> str:
     return "".join(pieces)
 
 
-def heat_map(
-    rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float]], *, bound: float, title: str = ""
-) -> str:
+def heat_map(rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float]], *, bound: float) -> str:
     """Draw a matrix as coloured cells: orange above 0, blue below, in full colour from ±`bound` on.
 
     Args:
         rows, columns: their names.
         values: [rows][columns]; what is not finite stays blank.
-        bound: above 0.
-        title: what the numbers are; it stands in every cell's tip.
+        bound: above 0; what is below a fiftieth of it stays plain.
     """
     head = "".join(f"<th><span>{escape(name)}</span></th>" for name in columns)
     body = "".join(
         f"<tr><th>{escape(row)}</th>"
-        + "".join(_heat_cell(value, bound, f"{row}: {column} {value:+.2f} {title}") for column, value in cells)
+        + "".join(_heat_cell(value, bound, f"{row} {column} {value:+.2f}") for column, value in cells)
         + "</tr>"
         for row, cells in ((name, zip(columns, line, strict=True)) for name, line in zip(rows, values, strict=True))
     )
@@ -333,7 +315,7 @@ def heat_map(
 
 
 def _heat_cell(value: float, bound: float, tip: str) -> str:
-    if not math.isfinite(value):
+    if not abs(value) >= bound / 50:  # true for NaN
         return "<td></td>"
     share = round(100 * min(1.0, abs(value) / bound))
     side = "up" if value > 0 else "down"

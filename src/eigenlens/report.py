@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from . import images as pictures
+from . import runtime
 from .algebra import similarity
 from .compare import (
     Comparison,
@@ -58,6 +59,8 @@ NULL_SEED = 1_000
 STRIP_STEPS = 7
 STRIP_PIXELS = 72
 """Most pixels of a strip's picture across."""
+STRIP_QUALITY = 60
+"""Of a strip's picture: a page holds a hundred of them."""
 STRIP_SEED = 1
 HEAT_BOUND = 2.0
 """Standard deviations at which a heat map's colour is full."""
@@ -132,7 +135,8 @@ def write_report(comparison: Comparison, *, force: bool = True) -> Path:
     sections = [_overview(comparison, summaries)]
     for group in comparison.grid.generators:
         own = [each for each in summaries if each.group == group]
-        found = _found(comparison, group)
+        with runtime.alone():
+            found = _found(comparison, group)
         sections += [
             f'<h2 id="{_anchor(group)}">{escape(group)}</h2>',
             _metrics(own, numbers),
@@ -295,7 +299,11 @@ def _against_cost(summaries: Sequence[Summary], found: Sequence[Found]) -> str:
             if each.metric == metric and each.calibration == at and each.interval and each.method in spent
         ]
         if points:
-            drawn = scatter_chart(points, x_label="CPU seconds to find the directions", y_label=f"{at}")
+            drawn = scatter_chart(
+                points,
+                x_label="CPU seconds to find the directions",
+                y_label="value" if at == "any" else f"value at {at}",
+            )
             charts.append(f"<figure class=small><figcaption>{escape(metric)}</figcaption>{drawn}</figure>")
     return f'<h3>Quality against cost</h3><div class="charts">{"".join(charts)}</div>' if charts else ""
 
@@ -309,11 +317,7 @@ def _heat(found: Sequence[Found]) -> str:
     for each in found:
         strengths = each.profile.strengths_at("change")
         values = [each.profile.moved(k, float(strengths.sigma[k])).tolist() for k in range(len(each.profile))]
-        names = [
-            f"{old}  {new.name}" if new.is_named else old
-            for old, new in zip(each.profile.names, each.proposals, strict=True)
-        ]
-        drawn = heat_map(names, each.profile.attributes, values, bound=HEAT_BOUND, title="standard deviations")
+        drawn = heat_map(each.profile.names, each.profile.attributes, values, bound=HEAT_BOUND)
         pieces.append(f"<details open><summary>{escape(each.fit.label)}</summary>{drawn}</details>")
     if not pieces:
         return ""
@@ -443,7 +447,7 @@ def _strip(generator: Generator, directions: Directions, which: int) -> str:
     if images.shape[-1] > STRIP_PIXELS:
         images = F.interpolate(images, size=(STRIP_PIXELS, STRIP_PIXELS), mode="area")
     row = torch.cat(list(images.expand(-1, 3, -1, -1)), dim=2)  # [3, height, steps * width]
-    return pictures.data_url(pictures.to_pil(row), "webp")
+    return pictures.data_url(pictures.to_pil(row), "webp", quality=STRIP_QUALITY)
 
 
 def _anchor(name: str) -> str:

@@ -262,14 +262,34 @@ def _told(items: Iterable[T], listener: Listener, what: str, total: int | None) 
 # --- the group of processes -------------------------------------------------------------------------------------------
 
 
+_ALONE: ContextVar[bool] = ContextVar("alone", default=False)
+
+
 def rank() -> int:
-    """Return this process's number under torchrun; 0 where there is one process."""
-    return int(os.environ.get("RANK", "0"))
+    """Return this process's number under torchrun; 0 where there is one process, and within `alone`."""
+    return 0 if _ALONE.get() else int(os.environ.get("RANK", "0"))
 
 
 def world_size() -> int:
-    """Return how many processes torchrun started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """Return how many processes torchrun started; 1 without it, and within `alone`."""
+    return 1 if _ALONE.get() else int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let what runs in this block take this process for the only one: processes that share out whole pieces of work
+    must not share out what is within one.
+
+    Example:
+        >>> with alone():
+        ...     rank(), world_size()
+        (0, 1)
+    """
+    token = _ALONE.set(True)
+    try:
+        yield
+    finally:
+        _ALONE.reset(token)
 
 
 def local_rank() -> int:
