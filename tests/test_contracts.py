@@ -270,10 +270,11 @@ def test_metrics_keep_their_contract(tiny: Tiny, name: str) -> None:
 def test_readers_keep_their_contract(name: str) -> None:
     reader = READERS[name]()
     assert isinstance(reader, Reader)
-    images = torch.rand(3, 3, 16, 16) * 2 - 1
+    images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     scores = reader(images)
     assert scores.shape == (3, len(reader.attributes))
-    assert torch.allclose(reader(images[1:2]), scores[1:2], atol=1e-5)
+    rounding = 1e-6 * max(10.0, float(scores.abs().max()))  # lightness goes to 100, and so does its rounding
+    assert torch.allclose(reader(images[1:2]), scores[1:2], atol=rounding)
 
 
 @pytest.mark.parametrize("name", EXTRACTORS)
