@@ -52,7 +52,7 @@ def test_two_attributes_share_a_name() -> None:
 def test_what_nothing_explains_keeps_its_number() -> None:
     faint, many = proposals([[0.3, 0.1, 0, 0, 0], [0.7, 0.7, -0.7, 0.7, 0]])
     assert (faint.name, faint.is_named) == ("sefa-0", False)
-    assert faint.evidence.startswith("changes no attribute by 0.5 standard deviations or more")
+    assert faint.evidence.startswith("changes no attribute by 0.5 standard deviations beyond doubt")
     assert many.name == "sefa-1"
     assert many.evidence.startswith("changes many things, most ")
     (noisy,) = proposals([[0.8, 0, 0, 0, 0]], error=0.5)

@@ -16,7 +16,7 @@ from eigenlens.generator import Generator
 from eigenlens.method import METHODS
 from eigenlens.profile import CALIBRATIONS, Profile, measure_profile, measure_yardstick, recalibrated
 from eigenlens.reader import open_reader
-from painted import painter
+from painted import Regions, painter
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +132,19 @@ def test_curved_directions_have_units_of_their_own_as_well() -> None:
         by_hand = curved.move(codes, k, by=float(strengths.sigma[k]))
         assert torch.allclose(recalibrated(curved, strengths).move(codes, k, by=2.0).latent, by_hand.latent, atol=1e-4)
         assert not torch.equal(by_hand.latent, codes.latent)
+
+
+class Shy(Regions):
+    """Reads the first region where it is bright alone, which is seldom."""
+
+    def __call__(self, images):
+        scores = super().__call__(images)
+        return torch.where((torch.arange(6) == 0) & (scores[:, :1] < 0.9), torch.nan, scores)
+
+
+def test_an_attribute_that_is_seldom_read_does_not_count(made) -> None:
+    g, directions, _ = made
+    reader = Shy()
+    profile = measure_profile(g, directions[:1], reader, measure_yardstick(g, directions, reader), n_codes=8)
+    assert profile.attribute[0, :, 0].abs().max() == 0
+    assert profile.attribute.isfinite().all()

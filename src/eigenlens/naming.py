@@ -157,7 +157,7 @@ def _explained(parts: Sequence[Part], p: float, chance: float) -> tuple[str, str
     sure = [part for part in parts if part.is_sure]
     if not sure:
         most = f"; most {_worded(parts[0])}" if parts and parts[0].share else ""
-        return "", f"changes no attribute by {MOVED:g} standard deviations or more{most}"
+        return "", f"changes no attribute by {MOVED:g} standard deviations beyond doubt{most}"
     if p > chance:  # false for NaN
         return "", f"{_worded(sure[0])}, but random directions are as pure in {100 * p:.0f} % of cases"
     first = sure[0]

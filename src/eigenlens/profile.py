@@ -54,6 +54,8 @@ SIDE_STEPS = 8
 """Strengths on each side; the ratio of neighbours is `effect.LIMIT_RATIO`, and the last is the limit."""
 FEWEST = 8
 """Samples in which an attribute must be read for its spread to be known."""
+FEWEST_CODES = 4
+"""Codes at which an attribute must be read for its change to count."""
 PROFILE_CODES = 16
 PROFILE_SEED = 0
 FORMAT = "eigenlens.profile/1"
@@ -130,7 +132,7 @@ class Profile:
     over codes, [k, steps]: 0 at 0, 1 at the edge."""
     attribute: Tensor
     """Change of each attribute from 0, in its standard deviations among samples, [k, steps, attributes]; 0 for one
-    that never varies or cannot be read."""
+    that never varies or is read at too few codes."""
     error: Tensor
     """Standard error of that mean over codes, [k, steps, attributes]."""
 
@@ -327,6 +329,7 @@ def _looked_at(images: Tensor, reader: Reader, yardstick: Yardstick) -> tuple[Te
     scores = torch.cat([scores_of(reader, flat[start:stop]) for start, stop in runtime.batches(len(flat), 64)])
     scores = scores.unflatten(0, (n, steps))
     moved = (scores - scores[:, middle : middle + 1]) / yardstick.spread  # [codes, steps, attributes]
-    counted = moved.isfinite().sum(0).clamp(min=1)
-    error = _nan_std(moved) / counted.sqrt()
+    counted = moved.isfinite().sum(0)
+    moved = torch.where(counted >= FEWEST_CODES, moved, math.nan)
+    error = _nan_std(moved) / counted.clamp(min=1).sqrt()
     return change, (distance - distance[middle]) / way, moved.nanmean(0).nan_to_num(), error.nan_to_num()
