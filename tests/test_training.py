@@ -290,6 +290,8 @@ def test_step_is_the_plain_step(dtype, n_steps, tolerance, model):
         {"augment": ("color", "translation", "cutout")},
         {"r1_interval": 0},
         {"generator_loss": "non-saturating"},
+        {"effect_floor": 0.5},
+        {"information_weight": 1.0, "augment": ("color",)},
     ],
     ids=str,
 )
@@ -307,6 +309,64 @@ def test_every_setting_takes_steps_that_change_all_weights(changed, precision):
     assert unmoved <= {"score.bias"}  # within the margins, real and generated images pull it with equal force
     assert all(weight.dtype == torch.float32 for weight in weights.values())
     assert training.is_finite()
+
+
+def silenced(training: Training) -> torch.nn.Parameter:
+    """Multiply L of the deepest layer by a hundredth, and return it."""
+    importance = training.generator.subspaces()[0].importance
+    with torch.no_grad():
+        importance *= 0.01
+    return importance
+
+
+def test_a_floor_lifts_a_layer_that_does_too_little_and_leaves_others_alone():
+    real = torch.zeros(8, 3, 16, 16)
+    gradients = {}
+    for floor in (0.0, 1e-6, 0.5):
+        training = Training(configure("tiny-16", effect_floor=floor), device=CPU)
+        importance = silenced(training)
+        training.take_step(real, training.latents())  # step 0 is the turn of the deepest layer
+        gradients[floor] = importance.grad.clone()
+    assert torch.equal(gradients[0.0], gradients[1e-6])  # above the floor it adds nothing at all
+    assert (gradients[0.5] < gradients[0.0]).all()  # and below it asks for more of every axis
+
+
+def test_a_floor_counts_every_layer_in_turn():
+    training = Training(configure("tiny-16", effect_floor=5.0), device=CPU)
+    latent = training.latents()
+    images = training.generator(latent)
+    touched = []
+    for training.step in range(4):
+        training.generator.zero_grad()
+        training._missing_effect(images.detach(), latent).backward()
+        touched.append(
+            [bool(s.importance.grad is not None and s.importance.grad.any()) for s in training.generator.subspaces()]
+        )
+    # both layers' L act on the other image, but only the turn's own z differs from what `latent` holds
+    assert all(all(row) for row in touched)
+    with torch.no_grad():
+        quiet = Training(configure("tiny-16", effect_floor=5.0), device=CPU)
+        silenced(quiet)
+        same = quiet.generator(latent)
+        quiet.step = 0
+        deep = float(quiet._missing_effect(same, latent))
+        quiet.step = 1
+        assert float(quiet._missing_effect(same, latent)) < deep
+
+
+def test_an_informed_discriminator_learns_to_read_codes():
+    config = configure("tiny-16", information_weight=1.0, learning_rate=2e-3)
+    training = Training(config, device=CPU)
+    assert training.discriminator.code.out_features == 6
+    assert Training(configure("tiny-16"), device=CPU).discriminator.code is None
+    real = torch.zeros(8, 3, 16, 16)
+    for _ in range(200):
+        training.take_step(real, training.latents())
+    with torch.no_grad():
+        latent = torch.cat([training.latents() for training.step in range(200, 216)])
+        _, guess = training.discriminator.judged(training.generator(latent))
+        z = latent[:, 8:]
+        assert float((guess - z).square().mean()) < 0.8 * float(z.square().mean())
 
 
 def test_hard_orthogonality_adds_no_penalty():

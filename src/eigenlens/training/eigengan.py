@@ -46,6 +46,7 @@ STATE = "state.pt"
 STATE_FORMAT = "eigenlens.training/1"
 EFFECT_SAMPLES = 16  # of each measurement while training
 AUGMENTATIONS = ("color", "translation", "cutout")
+FLOOR_STRIDE = 4  # one image in so many is generated again to see what a layer does
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------
@@ -71,6 +72,13 @@ class TrainConfig:
     orthogonality_reduction: Literal["half-sum", "mean", "mean-of-layers"] = "half-sum"
     """Penalty of one layer and how layers are joined. `half-sum`: ½‖UᵀU - I‖², summed (the authors' code). `mean`:
     ‖UᵀU - I‖² / q², summed, which is 18 times weaker at q = 6. `mean-of-layers`: the same, averaged."""
+    effect_floor: float = 0.0
+    """Least change of an image (root mean square over its values in [-1, 1], mean over images) that drawing the z of
+    one layer anew must make; the share that is missing is added to the generator's loss. 0, as published, has none,
+    and deep layers tend to fall silent; 0.15 keeps them all alive."""
+    information_weight: float = 0.0
+    """Weight of InfoGAN's term (Chen 2016, eq. 6, fixed unit variance): the discriminator also reads all z off
+    generated images, and both networks lower its mean squared error. 0, as published, has none."""
     r1_weight: float = 10.0
     """Weight of R1, the mean of ‖∇D(x)‖² over real images, without the ½ that some write before it."""
     r1_interval: int = 3
@@ -113,9 +121,10 @@ class TrainConfig:
             if name not in AUGMENTATIONS:
                 raise unknown_name("augmentation", name, AUGMENTATIONS)
         for name, low in (
-            ("kimg", 1e-3), ("batch", 1), ("seed", 0), ("orthogonality_weight", 0), ("r1_weight", 0),
-            ("r1_interval", 0), ("learning_rate", 0), ("ema_half_life", 0), ("tick_kimg", 1e-3), ("watch_kimg", 0),
-            ("distance_images", 0), ("patience", 1), ("save_seconds", 0),
+            ("kimg", 1e-3), ("batch", 1), ("seed", 0), ("orthogonality_weight", 0), ("effect_floor", 0),
+            ("information_weight", 0), ("r1_weight", 0), ("r1_interval", 0), ("learning_rate", 0),
+            ("ema_half_life", 0), ("tick_kimg", 1e-3), ("watch_kimg", 0), ("distance_images", 0), ("patience", 1),
+            ("save_seconds", 0),
         ):  # fmt: skip
             value = getattr(self, name)
             if not math.isfinite(value) or value < low:
@@ -220,13 +229,14 @@ class Discriminator(nn.Module):
 
     Args:
         config: of the generator; both have the same widths.
+        reads_codes: whether it also reads the z of all layers off images, as InfoGAN's does.
 
     Source:
         The authors' code: 7x7; at each resolution a 3x3 and a 3x3 of stride 2; 3x3; a linear layer as wide as the
         deepest feature map, and one that gives the score.
     """
 
-    def __init__(self, config: EigenGANConfig) -> None:
+    def __init__(self, config: EigenGANConfig, *, reads_codes: bool = False) -> None:
         super().__init__()
         resolution, width = config.resolution, config.width
         layers = [_convolution(config.channels, width(resolution), 7)]
@@ -242,13 +252,24 @@ class Discriminator(nn.Module):
             if isinstance(layer, (nn.Conv2d, nn.Linear)):
                 he_normal_(layer.weight, layer.weight[0].numel())
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        self.code: nn.Linear | None = None
+        if reads_codes:
+            self.code = nn.Linear(self.hidden.in_features, sum(config.bases))
+            nn.init.normal_(self.code.weight, std=0.01)  # it begins with a guess near 0, the mean of every z
+            nn.init.zeros_(self.code.bias)
 
-    def forward(self, h: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """Return scores [batch] for images [batch, channels, resolution, resolution]; real ones are to score high."""
+        return self.judged(images)[0]
+
+    def judged(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return scores [batch] and, where it reads codes, its guess of all z, [batch, sum of q]."""
+        h = images
         for layer in self.convolutions:
             h = F.leaky_relu(layer(h), SLOPE, inplace=True)
         h = h.permute(0, 2, 3, 1).flatten(1)  # [batch, 16 c]: as it lies in memory, so nothing is copied
-        return self.score(F.leaky_relu(self.hidden(h), SLOPE)).squeeze(1)
+        scores = self.score(F.leaky_relu(self.hidden(h), SLOPE)).squeeze(1)
+        return scores, None if self.code is None else self.code(h)
 
 
 def _convolution(in_channels: int, out_channels: int, kernel: int, *, stride: int = 1) -> nn.Conv2d:
@@ -351,7 +372,7 @@ class Training:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.generator = EigenGANNetwork(config.model)
-            self.discriminator = Discriminator(config.model)
+            self.discriminator = Discriminator(config.model, reads_codes=config.information_weight > 0)
         for network in (self.generator, self.discriminator):
             network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.generator).eval().requires_grad_(False)
@@ -361,9 +382,9 @@ class Training:
             for network in (self.generator, self.discriminator)
         )
         self.generate: Callable[[Tensor], Tensor] = self.generator
-        self.discriminate: Callable[[Tensor], Tensor] = self.discriminator
+        self.judge: Callable[[Tensor], tuple[Tensor, Tensor | None]] = self.discriminator.judged
         if compiled:
-            self.generate, self.discriminate = torch.compile(self.generator), torch.compile(self.discriminator)
+            self.generate, self.judge = torch.compile(self.generator), torch.compile(self.discriminator.judged)
 
     @property
     def kimg(self) -> float:
@@ -403,10 +424,10 @@ class Training:
         self.discriminator_optimiser.zero_grad(set_to_none=True)
         seen = self._augmented(torch.cat([real, fake.detach().to(real.dtype)]), "discriminator")
         with self._mixed():
-            scores = self.discriminate(seen)
+            scores, guess = self.judge(seen)
         of_real, of_fake = _at_least_float(scores).chunk(2)
         loss = discriminator_loss(of_real, of_fake, config.generator_loss)
-        loss.backward()
+        (loss if guess is None else loss + self._misreading(guess[len(real) :], latent)).backward()
         r1 = loss.new_full((), math.nan)
         if config.r1_interval and self.step % config.r1_interval == 0:
             r1 = r1_penalty(self.discriminator, seen[: len(real)])
@@ -418,11 +439,17 @@ class Training:
         self.discriminator.requires_grad_(False)
         seen = self._augmented(fake, "generator")
         with self._mixed():
-            scores = self.discriminate(seen)
+            scores, guess = self.judge(seen)
         g_loss = generator_loss(_at_least_float(scores), config.generator_loss)
-        penalty = orthogonality_penalty(self.generator, config.orthogonality_reduction)
-        is_soft = config.model.orthogonality == "penalty"
-        (g_loss + config.orthogonality_weight * penalty if is_soft else g_loss).backward()
+        total = g_loss
+        if config.model.orthogonality == "penalty":
+            penalty = orthogonality_penalty(self.generator, config.orthogonality_reduction)
+            total = total + config.orthogonality_weight * penalty
+        if guess is not None:
+            total = total + self._misreading(guess, latent)
+        if config.effect_floor:
+            total = total + self._missing_effect(fake, latent)
+        total.backward()
         self.discriminator.requires_grad_(True)
         figures = torch.stack([loss, g_loss, r1, of_real.mean(), of_fake.mean()]).detach()
         runtime.average([*[p.grad for p in self.generator.parameters() if p.grad is not None], figures])
@@ -434,6 +461,36 @@ class Training:
             )
         self.step += 1
         return figures
+
+    def _misreading(self, guess: Tensor, latent: Tensor) -> Tensor:
+        """Return the weighted mean squared error of a reading of all z, [batch, sum of q], of generated images."""
+        z = latent[:, self.config.model.noise_dim :]
+        return self.config.information_weight * F.mse_loss(_at_least_float(guess), z)
+
+    def _missing_effect(self, fake: Tensor, latent: Tensor) -> Tensor:
+        """Return the share of `effect_floor` by which the z of this step's layer does too little.
+
+        Layers take turns. A quarter of the images is generated again with another z there.
+        """
+        model, step = self.config.model, self.step
+        alive = [number for number, q in enumerate(model.bases) if q]
+        if not alive:
+            return fake.new_zeros(())
+        layer = alive[step % len(alive)]
+        start = model.noise_dim + sum(model.bases[:layer])
+        moved = latent[::FLOOR_STRIDE].clone()
+        drawn = runtime.generator_for(self.config.seed, "floor", step).standard_normal(
+            (self.config.batch, model.bases[layer]), np.float32
+        )
+        mine = torch.from_numpy(drawn[runtime.share(self.config.batch)][::FLOOR_STRIDE])
+        moved[:, start : start + model.bases[layer]] = mine.to(moved)
+        with self._mixed():
+            other = self.generate(moved)
+        difference = _at_least_float(other) - _at_least_float(fake[::FLOOR_STRIDE])
+        change = difference.square().mean((1, 2, 3)).add(1e-8).sqrt().mean()  # a root has no slope at 0
+        over_all = change.detach().clone()
+        runtime.average([over_all])  # one process or many: the same side of the floor
+        return (1 - change / self.config.effect_floor) * (over_all < self.config.effect_floor)
 
     def _mixed(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_mixed)
