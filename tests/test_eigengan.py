@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eigenlens import UserError
+from eigenlens.errors import Unsupported
+from eigenlens.generator import load_generator
 from eigenlens.generators.eigengan import (
     EigenGAN,
     EigenGANConfig,
@@ -107,7 +109,7 @@ def test_initial_scale_of_phi_is_the_measured_one() -> None:
         ({"channels": 2}, "allowed: 1, 3"),
         ({"resolution": 64, "n_basis": (6, 6)}, "64 px has 4 layers"),
         ({"injection": "sum"}, "allowed: conv, add"),
-        ({"n_basis": 0}, "whole numbers from 1"),
+        ({"n_basis": -1}, "n_basis from 0"),
     ],
 )
 def test_impossible_shapes_are_refused(arguments: dict, says: str) -> None:
@@ -162,6 +164,30 @@ def test_measured_effect_sees_what_importance_does_not() -> None:
     assert axes.importance[:3].sum() == pytest.approx(1)
     assert axes.fields["effect_share_all"].sum() == pytest.approx(1)
     assert axes.fields["effect_share"][3:].sum() == pytest.approx(1)
+
+
+def test_without_subspaces_all_of_the_code_enters_at_the_base(tmp_path) -> None:
+    config = EigenGANConfig(16, noise_dim=8, n_basis=0, base_channels=4, widths="relative")
+    network = EigenGANNetwork(config)
+    generator = EigenGAN(network, name="twin")
+    generator.save(tmp_path / "twin")
+    loaded = load_generator(str(tmp_path / "twin"))
+    codes = loaded.sample(4, seed=0)
+    assert [(part.name, part.stop) for part in loaded.space("z").parts] == [("eps", 8)]
+    assert torch.allclose(loaded(codes), network(codes.latent[:, 0]), atol=1e-5)
+    with pytest.raises(Unsupported, match="without subspaces"):
+        loaded.own_axes()
+    assert torch.equal(loaded.style_matrices()["eps"].weight, network.base.weight)
+    found = METHODS["sefa"](n_directions=3, normalise="none").fit(loaded).vectors[:, 0]
+    expected = torch.linalg.svd(network.base.weight.double(), full_matrices=False).Vh[:3].float()
+    assert torch.allclose((found * expected).sum(1).abs(), torch.ones(3), atol=1e-4)
+
+
+def test_one_layer_may_go_without_a_subspace() -> None:
+    generator = make((3, 0))
+    assert [part.name for part in generator.space("z").parts] == ["eps", "layer1"]
+    assert set(generator.own_axes().layers) == {"layer1"}
+    assert generator(generator.sample(2, seed=0)).isfinite().all()
 
 
 def test_a_loaded_network_is_refused_where_it_does_not_fit() -> None:

@@ -28,9 +28,9 @@ from eigenlens.generator import load_generator
 from eigenlens.generators.eigengan import EigenGANConfig, EigenGANNetwork
 from eigenlens.training import distance
 from eigenlens.training import eigengan as training_file
+from eigenlens.training import run as run_file
 from eigenlens.training.data import open_dataset
 from eigenlens.training.eigengan import (
-    FREE_ON_RESUME,
     PRESETS,
     Discriminator,
     TrainConfig,
@@ -45,6 +45,7 @@ from eigenlens.training.eigengan import (
     r1_penalty,
     train,
 )
+from eigenlens.training.run import FREE_ON_RESUME
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -502,7 +503,7 @@ class Exploit:
 def test_state_that_holds_objects_is_never_run(faces, tmp_path):
     run = tmp_path / "run"
     (run / "last").mkdir(parents=True)
-    torch.save({"format": training_file.STATE_FORMAT, "config": Exploit()}, run / "last" / "state.pt")
+    torch.save({"format": run_file.STATE_FORMAT, "config": Exploit()}, run / "last" / "state.pt")
     with pytest.raises(UserError, match="cannot be read"):
         train(configure("tiny-16"), data=faces, run=run, log=silent)
 
@@ -535,13 +536,23 @@ def test_divergence_stops_and_keeps_the_last_good_state(what, faces, tmp_path, m
 
 
 def test_flat_distance_is_told_and_may_stop_the_run(faces, tmp_path, monkeypatch):
-    monkeypatch.setattr(training_file, "multiscale_distance", lambda real, fake: {16: 5.0})
+    monkeypatch.setattr(run_file, "multiscale_distance", lambda real, fake: {16: 5.0})
     said: list[str] = []
     config = configure("tiny-16", kimg=0.8, watch_kimg=0.08, patience=2, stop_when_flat=True)
     run = train(config, data=faces, run=tmp_path / "run", log=said.append)
     assert any("flat for 2 measurements" in line for line in said)
     assert state_of(run)["step"] == 30
     assert state_of(run)["distances"] == [5.0] * 3
+
+
+def test_a_network_without_subspaces_trains_and_goes_on(faces, tmp_path):
+    settings = {"n_basis": 0, "noise_dim": 17, "orthogonality_reduction": "mean", "distance_images": 0}
+    first = train(configure("tiny-16", kimg=0.08, **settings), data=faces, run=tmp_path / "twin", log=silent)
+    train(configure("tiny-16", kimg=0.16, **settings), data=faces, run=first, log=silent)
+    straight = train(configure("tiny-16", kimg=0.16, **settings), data=faces, run=tmp_path / "whole", log=silent)
+    assert_same_state(state_of(first), state_of(straight))
+    assert not (first / "traversals").exists()
+    assert load_generator(str(first / "last")).space("z").dim == 17
 
 
 def test_collapsed_subspace_is_named(faces, tmp_path, monkeypatch):
@@ -663,8 +674,8 @@ def test_two_processes_repeat_one(faces, tmp_path):
 
 
 def test_batch_that_cannot_be_shared_is_refused(faces, tmp_path, monkeypatch):
-    monkeypatch.setattr(training_file.runtime, "world_size", lambda: 3)
-    monkeypatch.setattr(training_file.runtime, "process_group", lambda device: nullcontext(CPU))
+    monkeypatch.setattr(run_file.runtime, "world_size", lambda: 3)
+    monkeypatch.setattr(run_file.runtime, "process_group", lambda device: nullcontext(CPU))
     with pytest.raises(UserError, match="multiple of 3"):
         train(configure("tiny-16"), data=faces, run=tmp_path / "run", log=silent)
 

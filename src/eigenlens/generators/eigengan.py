@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..codes import Codes, Part, Space
-from ..errors import UserError
+from ..errors import Unsupported, UserError
 from ..frozen import in_precision, kept
 from ..generator import Generator, Layer, Layout, OwnAxes, State, StyleMatrix, needs
 from .ops import read_into
@@ -37,7 +37,8 @@ class EigenGANConfig:
     noise_dim: int = 512
     """Length of eps, which enters at the base alone."""
     n_basis: int | tuple[int, ...] = 6
-    """Dimensions of the subspaces: one number, or one for each layer from the deepest."""
+    """Dimensions of the subspaces: one number, or one for each layer from the deepest. 0 leaves a layer its offset
+    alone; 0 for all is the same network without subspaces, fed by eps only."""
     base_channels: int = 16
     """Channels of the last feature map where `widths` is relative."""
     max_channels: int = 512
@@ -65,8 +66,8 @@ class EigenGANConfig:
                 raise UserError(
                     f"n_basis has {len(self.bases)} entries; {self.resolution} px has {self.n_layers} layers"
                 )
-        if min(self.bases) < 1 or self.noise_dim < 1 or self.base_channels < 1 or self.max_channels < 1:
-            raise UserError("n_basis, noise_dim, base_channels and max_channels are whole numbers from 1")
+        if min(self.bases) < 0 or self.noise_dim < 1 or self.base_channels < 1 or self.max_channels < 1:
+            raise UserError("noise_dim, base_channels and max_channels are whole numbers from 1, and n_basis from 0")
         for name, allowed in (
             ("widths", ("absolute", "relative")),
             ("injection", ("conv", "add")),
@@ -144,7 +145,8 @@ class Subspace(nn.Module):
             raise UserError(f"a subspace of {n_basis} dimensions does not fit into {math.prod(shape)}")
         self.shape = tuple(shape)
         self.is_hard = orthogonality == "hard"
-        self.basis = nn.Parameter(nn.init.orthogonal_(torch.empty(n_basis, math.prod(shape))).view(n_basis, *shape))
+        basis = torch.empty(n_basis, math.prod(shape))
+        self.basis = nn.Parameter((nn.init.orthogonal_(basis) if n_basis else basis).view(n_basis, *shape))
         self.importance = nn.Parameter(initial_importance(n_basis, importance_init))
         self.offset = nn.Parameter(torch.zeros(*shape))
 
@@ -367,11 +369,15 @@ class EigenGAN(Generator):
         config = network.config
         sizes = [BASE * 2**level for level in range(config.n_layers + 1)]
         layers = [Layer("base", BASE, config.width(BASE), 0)]
-        layers += [Layer(f"layer{i}", sizes[i], config.width(sizes[i]), i) for i in range(1, config.n_layers + 1)]
+        layers += [
+            Layer(f"layer{i}", sizes[i], config.width(sizes[i]), i if q else None)
+            for i, q in enumerate(config.bases, start=1)
+        ]
         layers += [Layer("rgb", config.resolution, config.channels)]
         parts, start = [Part("eps", 0, 0, 0, config.noise_dim, ("base",))], config.noise_dim
         for number, q in enumerate(config.bases, start=1):
-            parts.append(Part(f"layer{number}", number, 0, start, start + q, (f"layer{number}",)))
+            if q:  # a layer without a subspace reads no part of the code
+                parts.append(Part(f"layer{number}", number, 0, start, start + q, (f"layer{number}",)))
             start += q
         super().__init__(
             network,
@@ -415,10 +421,15 @@ class EigenGAN(Generator):
         return State(index + 1, advanced(self.network.blocks[index - 1], state.features, inputs[index]))  # type: ignore[arg-type]
 
     def style_matrices(self, layers: str = "all") -> dict[str, StyleMatrix]:
-        """Return U diag(L) of each chosen layer, [height * width * channels, q]; eps has none."""
-        picked = [part for part in self.space("z").picked(layers) if part.number > 0]
+        """Return U diag(L) of each chosen layer, [height * width * channels, q].
+
+        Eps has none beside subspaces. Without any it has the weight of the base, by which all of the code then enters.
+        """
+        picked = self.space("z").picked(layers)
+        if not any(self.network.config.bases):
+            return {part.name: StyleMatrix(self.network.base.weight, part) for part in picked}
         matrices = {}
-        for part in picked:
+        for part in [each for each in picked if each.number > 0]:
             subspace = self.network.subspaces()[part.number - 1]
             weight = subspace.maps()[:-1].flatten(1).T  # [h * w * c, q]
             matrices[part.name] = StyleMatrix(weight, part)
@@ -433,12 +444,17 @@ class EigenGAN(Generator):
 
         `rank` is the place of |L_j|·‖u_j‖ within the layer, from 1; `importance` its share of the layer (what papers
         print) and `importance_at_init` that same share when training began: it seldom moves far from there.
+
+        Raises:
+            Unsupported: where no layer has a subspace.
         """
         space, law = self.spaces["z"], self.network.config.importance_init
+        if not any(self.network.config.bases):
+            raise Unsupported(f"{self.name} was trained without subspaces, so it has no axes of its own")
         vectors, names, layers = [], [], []
         shares, shares_at_init, ranks = [], [], []
-        for part, subspace in zip(space.parts[1:], self.network.subspaces(), strict=True):
-            q = part.stop - part.start
+        for part in space.parts[1:]:
+            subspace, q = self.network.subspaces()[part.number - 1], part.stop - part.start
             vectors.append(torch.eye(space.dim)[part.start : part.stop])
             names += [f"L{part.number}D{j}" for j in range(1, q + 1)]
             layers += [part.name] * q

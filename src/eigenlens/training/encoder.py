@@ -27,7 +27,7 @@ from ..encoder import Encoder, EncoderConfig, EncoderNetwork, fit_resolution
 from ..errors import UserError
 from ..files import refuse_existing, written_beside
 from ..generator import Generator
-from .eigengan import clock, to_stderr
+from .run import clock, to_stderr
 
 STATE_FORMAT = "eigenlens.encoder-training/1"
 

@@ -26,7 +26,7 @@ from ..errors import UserError
 from ..files import refuse_existing, written_beside
 from ..generator import Generator
 from ..saliency import MaskRule, Segmenter, SegmenterConfig, UNet, fill_holes, sample_masks
-from .eigengan import clock, to_stderr
+from .run import clock, to_stderr
 
 STATE_FORMAT = "eigenlens.segmenter-training/1"
 SURE = 0.8
