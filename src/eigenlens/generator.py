@@ -278,6 +278,17 @@ class Generator:
         """The space whose codes the style matrices multiply."""
         return self.spaces[self.default_space]
 
+    def injected_matrices(self, layers: str = "all") -> dict[str, StyleMatrix]:
+        """Return, by part, all that a part of the latent adds to features: every injection of a layer in one matrix.
+
+        Args:
+            layers: a layer range of `style_space`.
+
+        Raises:
+            Unsupported: for every family but EigenGAN.
+        """
+        raise Unsupported(f"{self.family} adds no linear function of its latent to features; only an EigenGAN does")
+
     def own_axes(self) -> OwnAxes:
         """Return the axes that the network carries in its weights.
 

@@ -435,6 +435,20 @@ class EigenGAN(Generator):
             matrices[part.name] = StyleMatrix(weight, part)
         return matrices
 
+    def injected_matrices(self, layers: str = "all") -> dict[str, StyleMatrix]:
+        """Return (both injections) ∘ U diag(L) of each chosen layer, without offsets; eps has none.
+
+        [height * width * channels + 4 height * width * next channels, q]; of `add` injection U diag(L) alone.
+        """
+        matrices = {}
+        for part in self.space("z").picked(layers):
+            if part.number == 0:
+                continue
+            block: Block = self.network.blocks[part.number - 1]  # type: ignore[assignment]
+            added = [maps[:-1].flatten(1) for maps in block.injections() if maps is not None]  # [q, outputs] each
+            matrices[part.name] = StyleMatrix(torch.cat(added, dim=1).T, part)
+        return matrices
+
     def holds_axes(self, weight: str) -> bool:
         """Tell whether a weight belongs to a subspace."""
         return ".subspace." in weight
