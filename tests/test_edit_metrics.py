@@ -17,11 +17,13 @@ from eigenlens.metrics.reliability import Commutativity, Drift, GeneratorStabili
 from eigenlens.metrics.smoothness import (
     EPSILON,
     PathEvenness,
+    PathTurning,
     PerceptualPathLength2k,
     evenness,
     path_starts,
     slerp,
     trimmed_mean,
+    turning_angles,
 )
 from eigenlens.readers.packages import is_installed
 from toy_factors import DUPLICATED, MIXED, PERFECT, USELESS, factor_toy
@@ -122,6 +124,36 @@ def test_evenness_in_threes(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     batch_of(monkeypatch, 5)
     assert metric.score(factor_toy(), PERFECT).value == pytest.approx(linear.value, abs=1e-5)
+
+
+def circling(z: torch.Tensor) -> torch.Tensor:
+    """Turn a pixel of the image through 30 degrees a σ of the first coordinate."""
+    angle = z[:, 0] * math.pi / 6
+    image = torch.zeros(len(z), 3, 16, 16)
+    image[:, 0, 0, 0], image[:, 1, 0, 0] = angle.cos(), angle.sin()
+    return image
+
+
+def test_turning_in_threes(monkeypatch: pytest.MonkeyPatch) -> None:
+    metric = PathTurning(n=4)
+    assert metric.score(factor_toy(), PERFECT).value == pytest.approx(0, abs=0.5)  # straight but for float32
+    round_toy = FunctionToy(circling, 6)
+    turned = metric.score(round_toy, PERFECT[[0]])
+    assert turned.value == pytest.approx(30, abs=1e-2)  # the way along a circle turns as the angle does
+    assert metric.score(round_toy, USELESS).value == 0
+    assert all(each is None for each in metric.score(round_toy, USELESS).details["turning"])
+    assert PathTurning(n=4, n_steps=16).score(round_toy, PERFECT[[0]]).value == pytest.approx(30, abs=1e-2)
+    batch_of(monkeypatch, 5)
+    assert metric.score(round_toy, PERFECT[[0]]).value == pytest.approx(turned.value, abs=1e-5)
+
+
+def test_angles_between_steps_by_hand() -> None:
+    walk = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 2.0], [1.0, 5.0], [1.0, 4.0], [1.0, 4.0]])
+    angles = turning_angles(walk.view(1, 6, 1, 1, 2))[0]
+    assert angles[:3].tolist() == pytest.approx([90, 0, 180])
+    assert angles[3:].isnan().all()
+    small = turning_angles(torch.tensor([[0.0, 0.0], [1.0, 0.0], [2.0, 1e-5]]).view(1, 3, 1, 1, 2))
+    assert float(small) == pytest.approx(math.degrees(1e-5), rel=1e-3)
 
 
 def two_codes() -> tuple[torch.Tensor, torch.Tensor]:

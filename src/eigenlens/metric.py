@@ -35,6 +35,7 @@ METRICS = Registry(
         "mig_pixels_3k_v1": "eigenlens.metrics.disentanglement:Mig",
         "mig_toonfaces_3k_v1": "eigenlens.metrics.disentanglement:MigToonFaces",
         "path_evenness_v1": "eigenlens.metrics.smoothness:PathEvenness",
+        "path_turning_v1": "eigenlens.metrics.smoothness:PathTurning",
         "ppl2_wend_v1": "eigenlens.metrics.smoothness:PerceptualPathLength",
         "ppl_2k_v1": "eigenlens.metrics.smoothness:PerceptualPathLength2k",
         "recovery_200_v1": "eigenlens.metrics.recovery:RecoveryQuick",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -16,7 +15,7 @@ from ..codes import Codes, Part
 from ..directions import Directions
 from ..effect import measure_effect
 from ..errors import UserError
-from ..generator import Generator, OwnAxes
+from ..generator import Generator, OwnAxes, State
 from ..method import provenance
 from .linalg import eigen_descending, gram, matched_cosines
 
@@ -147,7 +146,7 @@ def image_grams(generator: Generator, codes: Codes, part: Part) -> Tensor:
         owners = torch.arange(stop - start).repeat_interleave(q)
         with torch.no_grad():
             state = generator.start(some, first).rows(owners)
-            pushed = _pushed(lambda moved, state=state: generator.finish(moved, state), some[owners.tolist()], tangents)
+            pushed = _pushed(generator, state, some[owners.tolist()], tangents)
         columns = pushed.flatten(1).double().cpu().unflatten(0, (stop - start, q))  # [codes, q, pixels]
         products = columns @ columns.mT / columns.shape[2]
         parity = torch.arange(start, stop) % 2
@@ -156,10 +155,10 @@ def image_grams(generator: Generator, codes: Codes, part: Part) -> Tensor:
     return totals / torch.tensor([(n + 1) // 2, n // 2], dtype=torch.float64)[:, None, None]
 
 
-def _pushed(function: Callable[[Codes], Tensor], codes: Codes, tangents: Tensor) -> Tensor:
+def _pushed(generator: Generator, state: State, codes: Codes, tangents: Tensor) -> Tensor:
     """Return J t at each code for its tangent t; tangents [q, slots, dim] repeat over the codes."""
     moves = tangents.to(codes.latent).repeat(len(codes) // len(tangents), 1, 1)
     with forward_ad.dual_level():
         latent = forward_ad.make_dual(codes.latent.clone(), moves)
-        tangent = forward_ad.unpack_dual(function(codes.with_latent(latent))).tangent
-        return torch.zeros(len(codes), 1) if tangent is None else tangent.clone()
+        image, tangent = forward_ad.unpack_dual(generator.finish(codes.with_latent(latent), state))
+        return torch.zeros_like(image) if tangent is None else tangent.clone()
