@@ -24,7 +24,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".mp4")
 
 def list_names() -> None:
     """List the names that commands take, and feature extractors with the licences of their weights."""
-    from ..training.eigengan import PRESETS
+    from ..training import eigengan, stylegan2
 
     rows = {
         "generators": NAMED,
@@ -33,7 +33,7 @@ def list_names() -> None:
         "metrics": METRICS,
         "readers": READERS,
         "features": [f"{name} ({EXTRACTORS[name].licence})" for name in EXTRACTORS],
-        "presets": PRESETS,
+        "presets": [*eigengan.PRESETS, *stylegan2.PRESETS],
     }
     width = max(map(len, rows))
     for kind, names in rows.items():

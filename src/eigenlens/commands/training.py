@@ -1,10 +1,11 @@
-"""`train`: an EigenGAN of one's own images."""
+"""`train`: an EigenGAN, or a StyleGAN2 to compare it with, of one's own images."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Literal
 
+from ..errors import unknown_name
 from .words import option, specialised
 
 
@@ -22,11 +23,12 @@ def train(
     tensorboard: bool = False,
     settings: Any = None,
 ) -> None:
-    """Train an EigenGAN on images of your own; under torchrun, on several processes.
+    """Train an EigenGAN, or a small StyleGAN2, on images of your own; under torchrun, on several processes.
 
     Args:
         data: a folder of images (nested), a zip of them, .npz, .npy, or idx files of MNIST and Fashion-MNIST.
-        preset: settings that belong together; the flags below change single ones. `eigenlens list` names the presets.
+        preset: settings that belong together, of one family; the flags below change single ones. `eigenlens list`
+            names the presets.
         run: folder of the run; by default the next free one in --runs.
         resume: `auto` goes on where --run holds a state; `none` wants a fresh folder; or a state to go on from.
         runs: where new runs go.
@@ -37,9 +39,7 @@ def train(
         tensorboard: write TensorBoard's files too.
         settings: their defaults are those of the preset.
     """
-    from ..training.eigengan import train as run_training
-
-    folder = run_training(
+    folder = _family(preset).train(
         settings,
         data=data,
         run=run,
@@ -54,11 +54,24 @@ def train(
     print(folder)
 
 
-def _train_with_preset(words: list[str]) -> Any:
-    from ..training.eigengan import TrainConfig, configure
+def _family(preset: str) -> Any:
+    """Return the module that trains the family of a preset.
 
-    default = configure(option(words, "--preset", "cpu-64"))
-    return specialised(train, settings=(TrainConfig, default))
+    Raises:
+        UserError: where no family has it.
+    """
+    from ..training import eigengan, stylegan2
+
+    for module in (eigengan, stylegan2):
+        if preset in module.PRESETS:
+            return module
+    raise unknown_name("preset", preset, [*eigengan.PRESETS, *stylegan2.PRESETS])
+
+
+def _train_with_preset(words: list[str]) -> Any:
+    preset = option(words, "--preset", "cpu-64")
+    family = _family(preset)
+    return specialised(train, settings=(family.TrainConfig, family.configure(preset)))
 
 
 train.specialise = _train_with_preset  # type: ignore[attr-defined]

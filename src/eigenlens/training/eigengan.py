@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from .. import images, runtime
 from ..directions import Directions
 from ..effect import measure_effect, traverse
-from ..errors import UserError, unknown_name
+from ..errors import unknown_name
 from ..generator import Generator
 from ..generators.eigengan import BASE, SLOPE, EigenGAN, EigenGANConfig, EigenGANNetwork, he_normal_
 from ..method import METHODS
-from .run import Adversaries, conduct
+from .run import Adversaries, check_numbers, conduct, overridden, r1_penalty
 
 EFFECT_SAMPLES = 16  # of each measurement while training
 AUGMENTATIONS = ("color", "translation", "cutout")
@@ -106,17 +106,7 @@ class TrainConfig:
         for name in self.augment:
             if name not in AUGMENTATIONS:
                 raise unknown_name("augmentation", name, AUGMENTATIONS)
-        for name, low in (
-            ("kimg", 1e-3), ("batch", 1), ("seed", 0), ("orthogonality_weight", 0), ("effect_floor", 0),
-            ("information_weight", 0), ("r1_weight", 0), ("r1_interval", 0), ("learning_rate", 0),
-            ("ema_half_life", 0), ("tick_kimg", 1e-3), ("watch_kimg", 0), ("distance_images", 0), ("patience", 1),
-            ("save_seconds", 0),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if not math.isfinite(value) or value < low:
-                raise UserError(f"{name} {value} is not possible; it is a number from {low:g}")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise UserError(f"betas {self.betas} are not possible; give two numbers from 0 to below 1")
+        check_numbers(self, {"orthogonality_weight": 0, "effect_floor": 0, "information_weight": 0, "r1_weight": 0})
 
     @property
     def n_steps(self) -> int:
@@ -189,17 +179,8 @@ def configure(preset: str, **overrides: Any) -> TrainConfig:
     """
     if preset not in PRESETS:
         raise unknown_name("preset", preset, PRESETS)
-    config = PRESETS[preset]
-    of_model = {f.name for f in dataclasses.fields(EigenGANConfig)}
-    of_run = {f.name for f in dataclasses.fields(TrainConfig)}
-    given = {name: value for name, value in overrides.items() if value is not None}
-    for name in given:
-        if name not in of_model | of_run:
-            raise unknown_name("training setting", name, (of_model | of_run) - {"model"})
-    model = dataclasses.replace(
-        given.pop("model", config.model), **{name: given.pop(name) for name in list(given) if name in of_model}
-    )
-    return dataclasses.replace(config, model=model, **given)
+    made: TrainConfig = overridden(PRESETS[preset], **overrides)
+    return made
 
 
 # --- the discriminator ------------------------------------------------------------------------------------------------
@@ -281,13 +262,6 @@ def orthogonality_penalty(network: EigenGANNetwork, reduction: str) -> Tensor:
         return 0.5 * torch.stack(errors).sum()
     means = torch.stack([error / max(q, 1) ** 2 for error, q in zip(errors, network.config.bases, strict=True)])
     return means.sum() if reduction == "mean" else means.mean()
-
-
-def r1_penalty(discriminator: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
-    """Return the mean of ‖∇D(x)‖² over real images, differentiable (Mescheder 2018, eq. 9, without γ/2)."""
-    real = real.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(discriminator(real).sum(), real, create_graph=True)
-    return gradient.square().sum((1, 2, 3)).mean()
 
 
 def augmented(images: Tensor, kinds: Sequence[str], draws: Tensor) -> Tensor:

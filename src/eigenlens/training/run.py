@@ -14,7 +14,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,7 +25,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .. import __version__, images, runtime
-from ..errors import UserError
+from ..errors import UserError, unknown_name
 from ..files import write_text, written_beside
 from ..generator import Generator
 from .data import Dataset, batch_indices, gather, open_dataset
@@ -41,6 +41,46 @@ FREE_ON_RESUME = (
 
 FIGURES = ("discriminator_loss", "generator_loss", "r1", "score_real", "score_fake")
 """What `Adversaries.take_step` returns, in order."""
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+_LEAST = {
+    "kimg": 1e-3, "batch": 1, "seed": 0, "r1_interval": 0, "learning_rate": 0, "ema_half_life": 0, "tick_kimg": 1e-3,
+    "watch_kimg": 0, "distance_images": 0, "patience": 1, "save_seconds": 0,
+}  # fmt: skip
+"""Numbers that the settings of every family have, and the least of each."""
+
+
+def check_numbers(config: Any, further: Mapping[str, float]) -> None:
+    """Check the numbers of settings: those that all families have, `further` ones (name -> least), and `betas`.
+
+    Raises:
+        UserError: on one that is too small or no number.
+    """
+    for name, low in {**_LEAST, **further}.items():
+        value = getattr(config, name)
+        if not math.isfinite(value) or value < low:
+            raise UserError(f"{name} {value} is not possible; it is a number from {low:g}")
+    if len(config.betas) != 2 or not all(0 <= beta < 1 for beta in config.betas):
+        raise UserError(f"betas {config.betas} are not possible; give two numbers from 0 to below 1")
+
+
+def overridden(config: Any, **overrides: Any) -> Any:
+    """Return settings with some of their fields, or of their model's, replaced; None leaves a field as it is.
+
+    Raises:
+        UserError: on a field that neither has, or a value that is not possible.
+    """
+    of_model, of_run = ({f.name for f in dataclasses.fields(each)} for each in (config.model, config))
+    given = {name: value for name, value in overrides.items() if value is not None}
+    for name in given:
+        if name not in of_model | of_run:
+            raise unknown_name("training setting", name, (of_model | of_run) - {"model"})
+    model = dataclasses.replace(
+        given.pop("model", config.model), **{name: given.pop(name) for name in list(given) if name in of_model}
+    )
+    return dataclasses.replace(config, model=model, **given)
 
 
 # --- what a run trains ------------------------------------------------------------------------------------------------
@@ -127,6 +167,13 @@ class Adversaries:
         self.step = state["step"]
         for name in _KEPT:
             getattr(self, name).load_state_dict(state[name])
+
+
+def r1_penalty(discriminator: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
+    """Return the mean of ‖∇D(x)‖² over real images, differentiable (Mescheder 2018, eq. 9, without γ/2)."""
+    real = real.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(discriminator(real).sum(), real, create_graph=True)
+    return gradient.square().sum((1, 2, 3)).mean()
 
 
 _KEPT = ("generator", "discriminator", "averaged", "generator_optimiser", "discriminator_optimiser")
