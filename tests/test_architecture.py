@@ -36,7 +36,7 @@ RANKS = {
     ),
     4: ("generators", "methods", "metrics", "readers"),
     5: (
-        "compare", "explorer", "export", "hub", "naming", "presets", "preview", "project", "recipe", "report",
+        "compare", "explorer", "export", "graft", "hub", "naming", "presets", "preview", "project", "recipe", "report",
         "saliency", "study", "training", "widget",
     ),
     6: ("__main__", "cli", "commands", "demo", "studio"),
@@ -55,7 +55,7 @@ SAME_RANK = {
     ("method", "exchange"), ("files", "errors"),
     ("images", "errors"), ("images", "files"), ("registry", "errors"), ("runtime", "errors"),
     ("inference", "errors"), ("inference", "runtime"), ("profile", "effect"), ("profile", "reader"),
-    ("report", "compare"), ("report", "naming"), ("training", "saliency"),
+    ("graft", "training"), ("report", "compare"), ("report", "naming"), ("training", "saliency"),
 }  # fmt: skip
 """(importer, imported) that stand side by side: a concept and the file split off from it."""
 

@@ -156,6 +156,23 @@ def measure_effect(
     return _remembered(generator, "effects", (*content, n, seed), measure).clone()
 
 
+def mean_changes(
+    generator: Generator, directions: Directions, *, n: int = EFFECT_SAMPLES, seed: int = EFFECT_SEED
+) -> Tensor:
+    """Return the mean signed change of images from -1σ to +1σ along each direction, [k, channels, height, width].
+
+    It says what a direction does wherever the code is, so that directions of generators that share nothing but their
+    kind of images can be compared: by |cos|, since the sign of a direction means nothing.
+    """
+    directions = directions.in_sigma(generator.space(directions.space))
+    codes = sample_for(generator, directions, n, seed=seed)
+    means = []
+    for k in runtime.progress(range(len(directions)), what="changes"):
+        below, above = traverse(generator, codes, directions, k, (-1.0, 1.0)).clamp(-1, 1).unbind(1)
+        means.append((above - below).mean(0))
+    return torch.stack(means)
+
+
 REMEMBERED = 16
 """How many effects, and how many ranges, a generator remembers."""
 

@@ -297,6 +297,18 @@ class Generator:
         """
         raise Unsupported(f"{self.family} has no axes of its own; find some with a method, e.g. --method sefa")
 
+    def axis_weights(self, layers: str = "all", *, with_injection: bool = False) -> tuple[str, ...]:
+        """Return the names of the weights that span the axes of the chosen layers.
+
+        Args:
+            layers: a layer range of the space in which the axes lie.
+            with_injection: whether those by which they enter the features come along.
+
+        Raises:
+            Unsupported: for every family but EigenGAN.
+        """
+        raise Unsupported(f"{self.family} has no axes of its own among its weights; only an EigenGAN has")
+
     def holds_axes(self, weight: str) -> bool:
         """Tell whether a weight, by its name, spans axes of the generator's own: tuning leaves those as they are."""
         return False

@@ -449,6 +449,15 @@ class EigenGAN(Generator):
             matrices[part.name] = StyleMatrix(torch.cat(added, dim=1).T, part)
         return matrices
 
+    def axis_weights(self, layers: str = "all", *, with_injection: bool = False) -> tuple[str, ...]:
+        """Return U, L and μ of each chosen layer, and both injections where asked for; eps has none."""
+        starts = []
+        for part in self.space("z").picked(layers):
+            block = f"blocks.{part.number - 1}."
+            starts += [f"{block}subspace."] if part.number else []
+            starts += [f"{block}inject1.", f"{block}inject2."] if part.number and with_injection else []
+        return tuple(name for name in self.network.state_dict() if name.startswith(tuple(starts)))
+
     def holds_axes(self, weight: str) -> bool:
         """Tell whether a weight belongs to a subspace."""
         return ".subspace." in weight
