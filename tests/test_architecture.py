@@ -36,8 +36,8 @@ RANKS = {
     ),
     4: ("generators", "methods", "metrics", "readers"),
     5: (
-        "compare", "explorer", "export", "graft", "hub", "naming", "presets", "preview", "project", "recipe", "report",
-        "saliency", "study", "training", "widget",
+        "anatomy", "anatomy_page", "compare", "explorer", "export", "graft", "hub", "naming", "presets", "preview",
+        "project", "recipe", "report", "saliency", "study", "training", "widget",
     ),
     6: ("__main__", "cli", "commands", "demo", "studio"),
 }  # fmt: skip
@@ -55,7 +55,8 @@ SAME_RANK = {
     ("method", "exchange"), ("files", "errors"),
     ("images", "errors"), ("images", "files"), ("registry", "errors"), ("runtime", "errors"),
     ("inference", "errors"), ("inference", "runtime"), ("profile", "effect"), ("profile", "reader"),
-    ("graft", "training"), ("report", "compare"), ("report", "naming"), ("training", "saliency"),
+    ("anatomy_page", "anatomy"), ("graft", "training"), ("report", "compare"), ("report", "naming"),
+    ("training", "saliency"),
 }  # fmt: skip
 """(importer, imported) that stand side by side: a concept and the file split off from it."""
 

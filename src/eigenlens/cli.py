@@ -43,6 +43,7 @@ SUMMARIES = {
     "hub": "send a generator to the Hugging Face Hub, or fetch one",
     "saliency": "learn masks from a direction that changes the background",
     "train": "train an EigenGAN on images of your own",
+    "anatomy": "write a page about the axes of an EigenGAN",
     "graft": "set the axes of one EigenGAN into another",
 }
 """Command -> what it does, in the order of the help page."""
@@ -75,6 +76,7 @@ COMMANDS = Registry(
         "hub": "eigenlens.commands.exports:hub",
         "saliency": "eigenlens.commands.saliency:saliency",
         "train": "eigenlens.commands.training:train",
+        "anatomy": "eigenlens.commands.anatomy:anatomy",
         "graft": "eigenlens.commands.anatomy:graft",
     },
 )

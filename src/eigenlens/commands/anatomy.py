@@ -7,11 +7,44 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from .. import graft as grafting
+from ..anatomy import compare_runs, examine
+from ..anatomy_page import warnings_of, write_page
 from ..errors import UserError
 from ..files import refuse_existing
 from ..generator import CONFIG
 from ..training.run import STATE
-from .words import HERE, Machine, as_table
+from .words import HERE, Machine, as_table, command_line
+
+
+def anatomy(
+    generator: Positional[str],
+    runs: Positional[tuple[str, ...]] = (),
+    /,
+    *,
+    out: Path,
+    reader: str | None = None,
+    seed: int = 0,
+    machine: Machine = HERE,
+    force: bool = False,
+) -> None:
+    """Write a page about the axes of an EigenGAN: what each does, how much, where it sits, whether it is found again.
+
+    Args:
+        generator: an EigenGAN: a name, a folder or a file.
+        runs: further EigenGANs, say of other seeds: are the same axes found there?
+        out: the page to write, one .html that needs no other file.
+        reader: of attributes; by default the labels of toon faces where they fit, else pixels.
+        seed: of all samples.
+        machine: how the generators are opened.
+        force: replace a page that exists.
+    """
+    refuse_existing(out, force=force)
+    examined = [examine(machine.open(each), reader=reader, seed=seed) for each in (generator, *runs)]
+    stability = compare_runs(examined, seed=seed) if runs else None
+    command = command_line("anatomy", generator, *runs, out=out, reader=reader, seed=seed or None)
+    print(write_page(examined, out, command=command, stability=stability, force=force))
+    for each in warnings_of(examined[0]):
+        print(f"WARNING: {each}")
 
 
 def graft(
