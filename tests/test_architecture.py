@@ -28,7 +28,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 RANKS = {
     0: ("distance", "errors", "files", "frozen", "images", "inference", "page", "registry", "runtime"),
-    1: ("checkpoint", "codes", "curves", "photo", "tuning", "unpickle"),
+    1: ("checkpoint", "codes", "curves", "passes", "photo", "tuning", "unpickle"),
     2: ("directions", "generator"),
     3: (
         "algebra", "edit", "effect", "encoder", "exchange", "film", "method", "mixture", "metric", "profile",

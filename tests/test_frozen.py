@@ -37,12 +37,13 @@ def test_winograd_is_the_convolution(
 
 
 def test_winograd_is_for_many_channels_and_no_gradients() -> None:
-    many, few = nn.Parameter(drawn(128, 128, 3, 3), requires_grad=False), drawn(64, 128, 3, 3)
-    x = features(1, 128, 16, 16)
+    many, few = nn.Parameter(drawn(256, 256, 3, 3), requires_grad=False), drawn(128, 256, 3, 3)
+    x = features(1, 256, 16, 16)
     assert suits_winograd(x, many)
     assert not suits_winograd(x, few)
+    assert suits_winograd(features(2, 256, 16, 16), few)  # a batch shares the weights
     assert not suits_winograd(x.bfloat16(), many)
-    assert not suits_winograd(features(1, 128, 8, 8), many)
+    assert not suits_winograd(features(1, 256, 8, 8), many)
     assert not suits_winograd(x.clone().requires_grad_(), many)
     assert torch.allclose(convolved(x, many, padding=1), F.conv2d(x, many, padding=1), atol=1e-3)
     assert "winograd" in many.__dict__["_kept"]

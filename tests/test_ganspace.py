@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -203,6 +205,34 @@ def test_a_fit_that_is_broken_off_leaves_no_file(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(ganspace, "_times_covariance", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         GANSpace(5, at="layer2", n_samples=300).fit(small_eigengan(), run=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("exact", [True, False], ids=["moments", "rows"])
+def test_a_stopped_fit_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, exact: bool) -> None:
+    monkeypatch.setattr(ganspace, "CHUNK", 1024 * 100)
+    monkeypatch.setattr(ganspace, "EXACT", 4096 if exact else 100)
+    g, method, read = small_eigengan(), GANSpace(5, at="layer2", n_samples=600), []
+    whole = method.fit(g)
+
+    def ctrl_c(what: str, done: int, total: int | None) -> None:
+        read.append(done)
+        if done == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with runtime.watching(ctrl_c), pytest.raises(KeyboardInterrupt, match="the same command goes on"):
+        method.fit(g, run=tmp_path)
+    kept = {place.name for place in tmp_path.iterdir()}
+    assert kept == ({"ganspace.safetensors"} if exact else {"ganspace.safetensors", "ganspace.rows"})
+    with pytest.raises(UserError, match="belongs to another fit"):
+        GANSpace(4, at="layer2", n_samples=600).fit(g, run=tmp_path)
+    assert {place.name for place in tmp_path.iterdir()} == kept
+    first, read[:] = max(read) + 1, []  # the chunk in hand when it was asked is finished
+    with runtime.watching(lambda what, done, total: read.append(total)):
+        resumed = method.fit(g, run=tmp_path)
+    assert read[0] == 6 - first  # chunks that were read before are not made again
+    assert torch.equal(resumed.vectors, whole.vectors)
+    assert torch.equal(resumed.split_half, whole.split_half)
     assert list(tmp_path.iterdir()) == []
 
 

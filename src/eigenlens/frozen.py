@@ -201,16 +201,17 @@ def suits_winograd(x: Tensor, weight: Tensor) -> bool:
     """Tell whether Winograd's algorithm is the faster one for this 3x3 convolution, and as exact as it should be.
 
     It saves three multiplications in four and moves the features four times more often, so it pays on a CPU where
-    channels are many; in bfloat16 its sums would lose a digit; and its gradient is slow.
+    channels are many, and fewer are enough where a batch shares the weights; in bfloat16 its sums would lose a digit;
+    and its gradient is slow.
     """
-    _, inputs, height, width = x.shape
+    n, inputs, height, width = x.shape
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
         and not is_traced()
         and weight.shape[2:] == (3, 3)
-        and min(inputs, weight.shape[0]) >= 128
+        and min(inputs, weight.shape[0]) >= (256 if n == 1 else 128)
         and height * width >= 256
         and not (torch.is_grad_enabled() and x.requires_grad)
     )

@@ -64,7 +64,7 @@ def discover(
         rows: how many directions the sheet shows, from the first.
         measure: `all` measures effect and limits of each, `effect` leaves out the limits, the dearer part.
         sheet_label: class of the images on the sheet.
-        run: a folder for the progress of methods that train.
+        run: a folder for the progress of methods that take long; the same command goes on there after Ctrl-C.
         machine: how the generator is opened.
         force: replace files that exist.
         settings: of the method.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -20,6 +23,7 @@ from ..directions import Directions, fixed_signs, standard_deviation, unit_norm
 from ..errors import UserError
 from ..generator import Generator
 from ..method import check_layers, chosen_space, provenance
+from ..passes import Pass
 from .linalg import (
     Moments,
     as_numpy,
@@ -81,10 +85,11 @@ class GANSpace:
     name: ClassVar[str] = "ganspace"
 
     def fit(self, generator: Generator, *, seed: int = 0, run: Path | None = None) -> Directions:
-        """Decompose samples of `seed`; the temporary file of long features lies in `run` where it is given.
+        """Decompose samples of `seed`; in `run`, where it is given, the pass is kept while it lasts, for going on.
 
         Raises:
             UserError: on settings that contradict each other or the generator, and where the disk is too small.
+            KeyboardInterrupt: after Ctrl-C or SIGTERM, once what was read is kept.
         """
         self._check()
         space = chosen_space(generator, self.space)
@@ -93,12 +98,13 @@ class GANSpace:
         source = _Source(generator, space, self._place(generator, space), self.embed, self.label, seed)
         n = self.n_samples or (LATENT_SAMPLES if source.place is None else FEATURE_SAMPLES)
         matrix = source.linear_map()
+        going = Pass(run, self.name, dataclasses.asdict(provenance(self, generator, seed)))
         if matrix is not None:
             found = _from_matrix(matrix, source, self.n_directions)
         elif source.dim <= EXACT:
-            found = _exact(source, n, self.n_directions)
+            found = _exact(source, n, self.n_directions, going)
         else:
-            found = _blocks(source, n, self.n_directions, seed, self.store, run)
+            found = _blocks(source, n, self.n_directions, seed, self.store, going)
         if self.rotation == "ica":
             found = _independent(found, source, min(n, ICA_SAMPLES), seed)
         return self._directions(found, source, generator, seed)
@@ -202,15 +208,15 @@ class _Source:
         with torch.inference_mode():
             return codes.latent.flatten(1), self.features(codes)
 
-    def chunks(self, n: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give latents [b, slots * dim] and rows [b, dim] of samples 0 to n, many at a time.
+    def chunks(self, n: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give latents [b, slots * dim] and rows [b, dim] of samples 0 to n, many at a time, from chunk `first` on.
 
         Rows may be overwritten by those that come next.
         """
         held: Tensor | None = None
         size = max(64, min(CHUNK_ROWS, CHUNK // self.dim))
         step = size if self.place is None else min(size, max(self.generator.batch_size, 2**20 // self.dim))
-        for start, stop in runtime.progress(list(runtime.batches(n, size)), what="ganspace", unit="chunk"):
+        for start, stop in runtime.progress(list(runtime.batches(n, size))[first:], what="ganspace", unit="chunk"):
             pieces = [self._batch(start + low, start + high) for low, high in runtime.batches(stop - start, step)]
             if len(pieces) == 1:
                 yield pieces[0]
@@ -304,12 +310,14 @@ def _components(moments: Moments, k: int, *, of_itself: bool) -> tuple[Tensor, T
     return stdev, basis, basis @ moments.cross_covariance() / stdev.clamp(min=1e-30)[:, None]
 
 
-def _exact(source: _Source, n: int, k: int) -> _Found:
+def _exact(source: _Source, n: int, k: int, going: Pass) -> _Found:
     """Decompose the exact covariance of the samples, summed in one pass."""
     of_itself = source.place is None
-    halves = None
-    for latents, rows in source.chunks(n):
-        halves = halved_moments(halves, rows.to(torch.float32), latents[:, :0] if of_itself else latents.to(rows))
+    with going:
+        halves = _unnamed(going.tensors) if going.done else None
+        for latents, rows in source.chunks(n, going.done):
+            halves = halved_moments(halves, rows.to(torch.float32), latents[:, :0] if of_itself else latents.to(rows))
+            going.completed(partial(_named, halves))
     assert halves is not None
     both = halves[0] + halves[1]
     covariance = both.covariance()
@@ -317,6 +325,18 @@ def _exact(source: _Source, n: int, k: int) -> _Found:
     stdev, basis, loadings = _components(both, k, of_itself=of_itself)
     split = tuple(_half_loadings(half, 2 * k, of_itself) for half in halves)
     return _Found(stdev, loadings, float(covariance.trace()), both.mean, basis, (split[0], split[1]), {})
+
+
+def _named(halves: tuple[Moments, Moments]) -> dict[str, Tensor]:
+    return {f"{number}.{name}": each for number in (0, 1) for name, each in halves[number].tensors().items()}
+
+
+def _unnamed(tensors: Mapping[str, Tensor]) -> tuple[Moments, Moments]:
+    first, second = (
+        Moments.from_tensors({name[2:]: each for name, each in tensors.items() if name.startswith(f"{number}.")})
+        for number in (0, 1)
+    )
+    return first, second
 
 
 def _half_loadings(half: Moments, k: int, of_itself: bool) -> Tensor:
@@ -328,7 +348,7 @@ def _half_loadings(half: Moments, k: int, of_itself: bool) -> Tensor:
     return basis.double() @ half.cross_covariance() / values.double().sqrt().clamp(min=1e-30)[:, None]
 
 
-def _blocks(source: _Source, n: int, k: int, seed: int, store: str, run: Path | None) -> _Found:
+def _blocks(source: _Source, n: int, k: int, seed: int, store: str, going: Pass) -> _Found:
     """Decompose long features without their covariance, from the Krylov space of a random block, in three readings.
 
     Each reading multiplies a block by the covariance: a random one, then what is new in the product of the one before.
@@ -341,7 +361,7 @@ def _blocks(source: _Source, n: int, k: int, seed: int, store: str, run: Path | 
     k = min(k, n - 1, source.n_latent)
     width = min(k + 20, n - 1, source.dim // READINGS)
     basis, images = torch.empty(2, source.dim, READINGS * width)  # three blocks each, beside one another
-    with _Rows(source, n, store, run) as rows:
+    with _Rows(source, n, store, going) as rows:
         for reading in range(READINGS):
             mine = slice(reading * width, (reading + 1) * width)
             basis[:, mine] = _new_block(basis[:, : mine.start], images[:, : mine.start], width, seed)
@@ -363,10 +383,15 @@ class _Rows:
 
     They come less the mean of the first ones and divided by their standard deviation, so that float16 holds them: its
     rounding, 0.05 % of a number, is independent of the number and adds to every component alike.
+
+    The file lies in the folder of the pass, where it has one, and what was written is read from it when a stopped pass
+    goes on; rows that are made anew each time are not kept at all.
     """
 
-    def __init__(self, source: _Source, n: int, store: str, run: Path | None) -> None:
-        self.source, self.n, self.store, self.run = source, n, store, run
+    def __init__(self, source: _Source, n: int, store: str, going: Pass) -> None:
+        self.source, self.n, self.store, self.going = source, n, store, going
+        self.is_whole = False
+        self.place: Path | None = None
         self.shift, self.scale = torch.zeros(source.dim), 1.0
         self.total, self.squares = torch.zeros(source.dim, dtype=torch.float64), 0.0
         self.file: Any = None
@@ -384,24 +409,57 @@ class _Rows:
         return (self.squares - self.n * float(self.mean.square().sum())) / (self.n - 1)
 
     def __enter__(self) -> _Rows:
+        if self.store == "disk":
+            self.going.__enter__()
+            self._open()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.scratch.clear()
         if self.file is not None:
             self.file.close()  # an unnamed file ends with its last handle, also where the fit is broken off
+            self.going.__exit__(kind, error, trace)
+            if self.place is not None and (self.going.file is None or not self.going.file.exists()):
+                self.place.unlink(missing_ok=True)  # nothing would go on from it
+
+    def _open(self) -> None:
+        if self.going.folder is None:
+            self._check_room(Path(tempfile.gettempdir()))
+            self.file = tempfile.TemporaryFile()  # noqa: SIM115  closed by __exit__
+            return
+        self.going.folder.mkdir(parents=True, exist_ok=True)
+        self.place = self.going.folder / "ganspace.rows"
+        if not self.going.done:
+            self._check_room(self.going.folder)
+        try:
+            self.file = open(self.place, "r+b" if self.going.done else "w+b")  # noqa: SIM115
+        except FileNotFoundError as error:
+            raise UserError(f"{self.place} is missing; remove {self.going.file}, which would go on from it") from error
+        if self.going.done:
+            kept = self.going.tensors
+            self.shift, self.total, self.sizes = kept["shift"], kept["total"], kept["sizes"].tolist()
+            self.scale, self.squares = kept["scale_and_squares"].tolist()
+
+    def _state(self) -> dict[str, Tensor]:
+        self.file.flush()
+        return {
+            "shift": self.shift,
+            "total": self.total,
+            "sizes": torch.tensor(self.sizes),
+            "scale_and_squares": torch.tensor([self.scale, self.squares], dtype=torch.float64),
+        }
 
     def read(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Give latents and rows, the same each time; what came before is overwritten by what comes next."""
         if self.file is not None:
             yield from self._kept()
-            return
-        is_first = not self.sizes
-        if self.store == "disk":
-            self._check_room()
-            self.file = tempfile.TemporaryFile(dir=self.run)  # noqa: SIM115  closed by __exit__
-        for number, (latents, made) in enumerate(self.source.chunks(self.n)):
-            if is_first and number == 0:
+            if self.is_whole:
+                return
+            self.file.seek(self.file.tell())  # from reading to writing
+        for latents, made in self.source.chunks(self.n, 0 if self.is_whole else len(self.sizes)):
+            if not self.sizes:
                 self.shift = made.mean(0)
                 self.scale = float((made - self.shift).square().mean().sqrt()) or 1.0
             rows = torch.sub(made, self.shift, out=self._scratch(len(made), torch.float32, made.device))
@@ -411,11 +469,14 @@ class _Rows:
                 self.file.write(as_numpy(half).data.cast("B"))
                 self.file.write(as_numpy(latents.float().contiguous()).data.cast("B"))
                 rows.copy_(half)  # every reading sees the same numbers
-            if is_first:
+            if not self.is_whole:
                 self.sizes.append(len(rows))
                 self.total += rows.sum(0).cpu()
                 self.squares += float(torch.linalg.vector_norm(rows)) ** 2
+            if self.file is not None:
+                self.going.completed(self._state)
             yield latents, rows
+        self.is_whole = True
 
     def _kept(self) -> Iterator[tuple[Tensor, Tensor]]:
         self.file.seek(0)
@@ -435,8 +496,7 @@ class _Rows:
             held = self.scratch[dtype, device] = torch.empty(n, self.source.dim, dtype=dtype, device=device)
         return held[:n]
 
-    def _check_room(self) -> None:
-        folder = Path(self.run or tempfile.gettempdir())
+    def _check_room(self, folder: Path) -> None:
         wanted, free = self.n * (2 * self.source.dim + 4 * self.source.n_latent), shutil.disk_usage(folder).free
         if wanted > 0.9 * free:
             raise UserError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -16,6 +16,8 @@ DENSE = 1536
 SHIFT_ROWS = 1000
 PIECE = 2**22
 """Most numbers that are shifted at once: more would leave the cache before they are multiplied."""
+SUMS = ("total", "products", "target_total", "crossed")
+SHIFTS = ("shift", "target_shift")
 
 
 class Moments:
@@ -37,13 +39,27 @@ class Moments:
         self.crossed = torch.zeros(dim, n_targets, dtype=torch.float64)
         self.shift: Tensor | None = None
         self.target_shift: Tensor | None = None
-        self.scratch: Tensor | None = None
+        self.scratch: Tensor | None = None  # memory, not a sum
 
     def sibling(self) -> Moments:
         """Return empty moments with the same shift, which may be added to these."""
         other = Moments(len(self.total), len(self.target_total))
         other.shift, other.target_shift, other.scratch = self.shift, self.target_shift, self.scratch
         return other
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all that was summed, for `from_tensors`."""
+        named = {name: getattr(self, name) for name in (*SUMS, *SHIFTS)}
+        return {name: each for name, each in named.items() if each is not None} | {"n": torch.tensor(self.n)}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Moments:
+        """Go back to what `tensors` gave."""
+        moments = cls(len(tensors["total"]), len(tensors["target_total"]))
+        moments.n = int(tensors["n"])
+        for name in (*SUMS, *SHIFTS):
+            setattr(moments, name, tensors.get(name))
+        return moments
 
     def add(self, rows: Tensor, targets: Tensor | None = None) -> None:
         """Take in rows [n, dim] and their targets [n, n_targets]."""
@@ -71,7 +87,7 @@ class Moments:
     def __add__(self, other: Moments) -> Moments:
         both = self.sibling()
         both.n = self.n + other.n
-        for name in ("total", "products", "target_total", "crossed"):
+        for name in SUMS:
             setattr(both, name, getattr(self, name) + getattr(other, name))
         return both
 
