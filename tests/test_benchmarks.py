@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -73,3 +74,34 @@ def test_the_command_writes_its_table(tmp_path: Path) -> None:
     unknown = subprocess.run([sys.executable, "-m", "benchmarks", "nothing"], cwd=ROOT, capture_output=True, text=True)
     assert unknown.returncode == 2
     assert "synthesis" in unknown.stderr
+
+
+def test_recipes_are_trained_measured_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    recipes = importlib.import_module("benchmarks.recipes")
+    monkeypatch.setattr(recipes, "BASE", recipes.BASE | {"resolution": 16, "noise_dim": 4, "base_channels": 4})
+    data = tmp_path / "noise.npy"
+    np.save(data, np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), np.uint8))
+    out = tmp_path / "recipes.json"
+    words = [
+        "recipes",
+        "--data",
+        f"noise={data}",
+        "--runs",
+        str(tmp_path / "runs"),
+        "--out",
+        str(out),
+        "--threads",
+        "1",
+    ]
+    words += ["--recipes", "published, q = 3", "--kimg", "0.064"]
+    for seeds in ("0", "0-1"):  # the second call finds what the first one did
+        monkeypatch.setattr(sys, "argv", [*words, "--seeds", seeds])
+        recipes.main()
+    cells = json.loads(out.read_text("utf-8"))["cells"]
+    assert [(cell["recipe"], cell["seed"]) for cell in cells] == [
+        ("published", 0), ("published", 1), ("q = 3", 0), ("q = 3", 1),
+    ]  # fmt: skip
+    assert [len(cell["effects"]) for cell in cells] == [12, 12, 6, 6]
+    assert cells[0]["distance"] != cells[1]["distance"]
+    assert "| noise | q = 3 | 2 |" in capsys.readouterr().out

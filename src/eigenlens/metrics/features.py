@@ -88,9 +88,8 @@ def read_samples(
     codes = sample_for(generator, directions, n, seed=seed)
     pieces = []
     with torch.inference_mode():
-        steps = list(runtime.batches(n, generator.batch_size))
-        for start, stop in runtime.progress(steps, what="reading", unit="batch"):
-            pieces.append(read(reader, generator(codes[start:stop]).clamp(-1, 1).cpu()))
+        for images in generator.stream(codes, what="reading"):  # the next batch is made meanwhile, on a GPU
+            pieces.append(read(reader, images.clamp(-1, 1)))
     join = lambda name: torch.cat([getattr(piece, name) for piece in pieces])  # noqa: E731
     return codes, Reading(join("scores"), join("error"), join("certain"))
 
@@ -101,9 +100,8 @@ def collect(
     """Apply a function of images to the images of all codes, batch by batch: [n, ...]."""
     pieces = []
     with torch.inference_mode():
-        steps = list(runtime.batches(len(codes), generator.batch_size))
-        for start, stop in runtime.progress(steps, what=what, unit="batch"):
-            pieces.append(function(generator(codes[start:stop]).clamp(-1, 1).cpu()))
+        for images in generator.stream(codes, what=what):
+            pieces.append(function(images.clamp(-1, 1)))
     return torch.cat(pieces)
 
 
