@@ -4,8 +4,8 @@
     python -m benchmarks recipes --table      # prints what is there
 
 Every cell (data, recipe, seed) is a training of `--kimg` at 32 px, in its own run folder of `--runs`, where a stopped
-one goes on; what was finished is not trained again. Then the averaged generator is measured: distance to the data (sliced
-Wasserstein), effect of each axis. The results file holds all cells, the table is made from it.
+one goes on; what was finished is not trained again. Then the averaged generator is measured: its sliced Wasserstein
+distance to the data, and the effect of each axis. The results file holds all cells, the table is made from it.
 
 The data are those of the tools: `tools/toonfaces/render.py --n 40000 --seed 0` at 32 px, and `tools/robohash`.
 """
