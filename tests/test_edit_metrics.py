@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from eigenlens import METHODS, Codes, Directions, Unsupported
+from eigenlens import METHODS, Codes, Directions, Unsupported, UserError
 from eigenlens.effect import image_distance
 from eigenlens.metrics.fidelity import EditDistance, EditKid, kernel_distance, squared_mmd
 from eigenlens.metrics.locality import Locality, centre, change_shares, concentration
 from eigenlens.metrics.orthogonality import EffectOrthogonality, effect_cosines, one_minus_mean
+from eigenlens.metrics.principal import PrincipalCloseness, closeness, principal_components
 from eigenlens.metrics.reliability import Commutativity, Drift, GeneratorStability, SeedStability, matched_mean
 from eigenlens.metrics.smoothness import (
     EPSILON,
@@ -101,6 +102,33 @@ def test_effect_orthogonality_in_threes() -> None:
     assert metric.score(factor_toy(), USELESS).value == 1  # nothing to compare
     half = PERFECT.with_figures(limits=torch.tensor([[-0.2, 0.2]] * 4))
     assert metric.score(factor_toy(), half).value == pytest.approx(1, abs=1e-5)
+
+
+def test_principal_closeness_in_threes() -> None:
+    def paint(z: torch.Tensor) -> torch.Tensor:  # four squares, each less lively than the one before
+        squares = (torch.tensor([0.2, 0.12, 0.07, 0.04]) * z[:, :4]).view(-1, 1, 2, 2)
+        return squares.repeat_interleave(8, 2).repeat_interleave(8, 3)
+
+    g, metric = FunctionToy(paint, 6), PrincipalCloseness(n=4, n_samples=400, n_components=4)
+    perfect = metric.score(g, PERFECT)
+    assert perfect.value > 0.97
+    assert perfect.details["component"] == [1, 2, 3, 4]
+    assert perfect.details["distinct"] == 4
+    assert metric.score(g, USELESS).value == 0
+    assert metric.score(g, DUPLICATED).details["distinct"] == 1
+    mixed = metric.score(g, MIXED)
+    assert mixed.value < 0.9
+    assert mixed.details["within"] == pytest.approx([1] * len(MIXED), abs=1e-6)
+
+
+def test_principal_closeness_by_hand() -> None:
+    rows = torch.tensor([[3.0, 0, 1], [-3, 0, 1], [0, 1, 1], [0, -1, 1]])
+    components = principal_components(rows, 2)
+    assert components.abs().tolist() == [[1, 0, 0], [0, 1, 0]]
+    cosines = closeness(torch.tensor([[1.0, 1, 0], [0, 0, 5], [0, 0, 0]]), components)
+    assert cosines.flatten().tolist() == pytest.approx([0.5**0.5, 0.5**0.5, 0, 0, 0, 0])
+    with pytest.raises(UserError, match="take more samples"):
+        PrincipalCloseness(n_samples=10).score(factor_toy(), PERFECT)
 
 
 def test_effect_cosines_by_hand() -> None:

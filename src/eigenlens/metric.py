@@ -38,6 +38,7 @@ METRICS = Registry(
         "path_turning_v1": "eigenlens.metrics.smoothness:PathTurning",
         "ppl2_wend_v1": "eigenlens.metrics.smoothness:PerceptualPathLength",
         "ppl_2k_v1": "eigenlens.metrics.smoothness:PerceptualPathLength2k",
+        "principal_closeness_v1": "eigenlens.metrics.principal:PrincipalCloseness",
         "recovery_200_v1": "eigenlens.metrics.recovery:RecoveryQuick",
         "recovery_2k_v1": "eigenlens.metrics.recovery:Recovery",
         "sap_pixels_3k_v1": "eigenlens.metrics.disentanglement:Sap",

@@ -1,0 +1,254 @@
+"""Which directions are good? Train generators on toon faces and compare what methods find in them.
+
+    npm ci --prefix tools/toonfaces
+    python tools/toonfaces/render.py --n 40000 --seed 0 --resolution 32 --out toon32.npz
+    python -m benchmarks.result --data toon32.npz --runs runs/result --seeds 0-4
+
+trains, on one thread and with as many kimg each, EigenGANs, the same network without subspaces (`twin`, fed by as many
+numbers at its base) and small StyleGAN2s; `--correlated` and `--rare` name further sets, and each trains EigenGANs of
+its own. What is there is used, what was stopped goes on, and without `--data` nothing is trained. Then every method is
+compared in every family at equal strengths (`eigenlens compare`, cell by cell, resumable), and `docs/results/` gets
+`results.jsonl.gz` (every number, with the command that gives it again), `tables.md` and `figures.json`.
+
+Two controls have to come out bad: `shuffled`, the first EigenGAN with the entries of every weight put in random order,
+and `duplicated`, one random direction ten times over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from eigenlens import images, runtime
+from eigenlens.commands.words import parse_seeds
+from eigenlens.compare import Comparison, Grid, Summary, cell_text, claims, claims_text, markdown, summarise, tables
+from eigenlens.directions import Directions
+from eigenlens.files import write_json, write_text
+from eigenlens.generator import Generator, load_generator
+from eigenlens.method import METHODS, provenance
+from eigenlens.training import eigengan, stylegan2
+
+OUT = Path(__file__).parents[1] / "docs" / "results"
+K = 10
+SHAPE: dict[str, Any] = {"resolution": 32, "noise_dim": 64, "base_channels": 16}
+TWIN: dict[str, Any] = SHAPE | {"noise_dim": 82, "n_basis": 0}
+"""As many numbers as eps and all z of `SHAPE` have, 64 + 3 * 6, all at the base."""
+FAMILIES: dict[str, tuple[Any, str, dict[str, Any], str]] = {
+    "eigengan": (eigengan, "cpu-64", SHAPE, "data"),
+    "stylegan2": (stylegan2, "stylegan2-32", {}, "data"),
+    "twin": (eigengan, "cpu-64", TWIN, "data"),
+    "correlated": (eigengan, "cpu-64", SHAPE, "correlated"),
+    "rare": (eigengan, "cpu-64", SHAPE, "rare"),
+}
+"""Group -> what trains it, its preset, what is changed in that, and which data it learns from."""
+BASELINES = ["random", "random(law=covariance)", "axes", "duplicated"]
+FEATURES = ["ganspace(at={at},n_samples=2000)", "ganspace(at={at},n_samples=2000,rotation=ica)"]
+SUPERVISED = "supervised(n_samples=2000)"
+LEARNED = [
+    "voynov(n_steps=300,batch=16,learning_rate=0.001,width=0.5)",
+    "warped(n_steps=300,batch=16,learning_rate=0.001,width=0.5,n_dipoles=8)",
+    "contrastive(n_steps=300,batch=6,learning_rate=0.005)",
+]
+"""Learned methods at one small budget, 300 steps."""
+METRICS = ["attribute_matrix_pixels_v1", "principal_closeness_v1", "effect_orthogonality_v1"]
+AT_CHANGE = {"principal_closeness_v1": ["change"], "effect_orthogonality_v1": ["change"]}
+
+
+@dataclass(frozen=True)
+class Duplicated:
+    """A control: one random direction, many times over; no honest metric calls that good."""
+
+    n_directions: int = K
+    """How many times."""
+    name: ClassVar[str] = "duplicated"
+
+    def fit(self, generator: Generator, *, seed: int = 0, run: Path | None = None) -> Directions:
+        """Draw one direction and repeat it."""
+        one = METHODS["random"](n_directions=1).fit(generator, seed=seed)
+        names = tuple(f"copy-{i}" for i in range(self.n_directions))
+        vectors = one.vectors.expand(self.n_directions, -1, -1).clone()
+        return Directions(vectors, one.space, names, provenance=provenance(self, generator, seed))
+
+
+# --- networks ---------------------------------------------------------------------------------------------------------
+
+
+def place(runs: Path, group: str, seed: int) -> Path:
+    """Return the run's folder of a network."""
+    return runs / f"{group}-32-seed{seed}"
+
+
+def trained_kimg(folder: Path) -> float:
+    """Return how long a network was trained, in kimg; 0 where there is none."""
+    config = folder / "last" / "config.json"
+    return float(json.loads(config.read_text("utf-8"))["training"]["kimg"]) if config.exists() else 0.0
+
+
+def train_networks(runs: Path, data: Mapping[str, Path | None], seeds: Sequence[int], kimg: float) -> None:
+    """Train every network whose data is given and that is not there yet."""
+    for seed in seeds:
+        for group, (family, preset, changed, which) in FAMILIES.items():
+            source, folder = data[which], place(runs, group, seed)
+            if source is not None and trained_kimg(folder) < kimg - 0.1:
+                config = family.configure(preset, kimg=kimg, seed=seed, **changed)
+                family.train(config, data=source, run=folder, threads=1)
+
+
+def shuffled(source: Path, folder: Path) -> Path:
+    """Write a network whose weights have their entries in random order, each tensor by itself."""
+    if not (folder / "config.json").exists():
+        generator = load_generator(str(source))
+        rng = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for weight in generator.network.parameters():
+                order = torch.randperm(weight.numel(), generator=rng)
+                weight.copy_(weight.flatten()[order].view_as(weight))
+        generator.save(folder, force=True)
+    return folder
+
+
+def networks(runs: Path, group: str, seeds: Sequence[int], kimg: float) -> list[str]:
+    """Return the trained networks of a group that are there."""
+    folders = [place(runs, group, seed) for seed in seeds]
+    return [str(each / "last") for each in folders if trained_kimg(each) >= kimg - 0.1]
+
+
+# --- grids ------------------------------------------------------------------------------------------------------------
+
+
+def grids(runs: Path, seeds: Sequence[int], kimg: float) -> Iterator[tuple[str, Grid]]:
+    """Give the comparisons that the networks in `runs` allow, most telling first."""
+    found = {group: networks(runs, group, seeds, kimg) for group in FAMILIES}
+    plain = {"metrics": METRICS, "at": AT_CHANGE, "reader": "pixels", "k": K, "null": 0}
+    of_features = [each.format(at="layer3") for each in FEATURES]
+    if found["eigengan"]:
+        methods = ["eigen", "sefa", *of_features, "jacobian(n_samples=8)", SUPERVISED, *BASELINES]
+        yield "eigengan", Grid.from_dict({"generators": {"eigengan": found["eigengan"]}, "methods": methods} | plain)
+    if found["stylegan2"]:
+        methods = ["sefa", "ganspace(n_samples=20000)", "ganspace(n_samples=20000,rotation=ica)"]
+        methods += ["jacobian(n_samples=8)", SUPERVISED, *BASELINES]
+        yield "stylegan2", Grid.from_dict({"generators": {"stylegan2": found["stylegan2"]}, "methods": methods} | plain)
+    if found["twin"]:
+        methods = ["sefa", *of_features, "jacobian(n_samples=8)", SUPERVISED, *BASELINES]
+        yield "twin", Grid.from_dict({"generators": {"twin": found["twin"]}, "methods": methods} | plain)
+    if found["eigengan"]:
+        broken = str(shuffled(Path(found["eigengan"][0]), runs / "shuffled-32-seed0"))
+        methods = ["eigen", "sefa", of_features[0], "random"]
+        yield "shuffled", Grid.from_dict({"generators": {"shuffled": [broken]}, "methods": methods} | plain)
+        learned = {
+            "generators": {"eigengan": found["eigengan"][:1]},
+            "methods": ["eigen", "sefa", of_features[0], *LEARNED, "random", "duplicated"],
+            "metrics": [*METRICS, "recovery_200_v1"],
+        }
+        yield "learned", Grid.from_dict(plain | learned)
+    for group in ("correlated", "rare"):
+        if found[group]:
+            methods = ["eigen", "sefa", of_features[0], SUPERVISED, "random"]
+            yield group, Grid.from_dict({"generators": {group: found[group]}, "methods": methods} | plain)
+
+
+# --- what is written --------------------------------------------------------------------------------------------------
+
+
+def row(summary: Summary) -> dict[str, Any]:
+    """Return the figures of a summary for `figures.json`."""
+    interval = summary.interval
+    return {
+        "group": summary.group,
+        "method": summary.method,
+        "metric": summary.metric,
+        "calibration": summary.calibration,
+        "text": cell_text(summary),
+        "mean": interval.mean if interval else None,
+        "points": [round(each, 4) for each in summary.points],
+        "dead": summary.dead,
+        "further": {name: round(value, 4) for name, value in summary.further.items()},
+        "reason": summary.reason,
+    }
+
+
+def beyond(summary: Summary) -> dict[str, str]:
+    """Return the row of a table of further figures of an attribute matrix."""
+    names = {f"coverage {K}": "coverage", "mean linearity": "linearity", "mean monotonicity": "monotonicity"}
+    told = {title: f"{summary.further[name]:.3f}" for name, title in names.items() if name in summary.further}
+    return {"generator": summary.group, "method": summary.method} | dict.fromkeys(names.values(), "-") | told
+
+
+def write(out: Path, done: Mapping[str, Comparison], seconds: float) -> None:
+    """Write the tables and figures of all comparisons."""
+    pages = ["# Tables\n\nMade by `python -m benchmarks.result`; [README.md](README.md) says what they mean.\n"]
+    rows, lines = [], []
+    for name, comparison in done.items():
+        found = summarise(comparison)
+        rows += [{"grid": name} | row(each) for each in found]
+        pages.append(f"## {name}\n")
+        for (group, metric), table in tables(found).items():
+            pages.append(f"### {metric} on {group}\n\n{markdown(table)}")
+        matrix = [each for each in found if each.metric.startswith("attribute_matrix") and each.interval is not None]
+        at_change = [beyond(each) for each in matrix if each.calibration == "change"]
+        if at_change:
+            pages.append(f"### further figures at equal change of images\n\n{markdown(at_change)}")
+        pages.append(f"### what can be said of order\n\n{claims_text(claims(found))}")
+        lines += [json.dumps({"grid": name} | each, sort_keys=True) for each in comparison.results.latest().values()]
+    write_text(out / "tables.md", "\n".join(pages), force=True)
+    about = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__, "seconds": seconds}
+    write_json(out / "figures.json", {"about": about, "rows": rows}, force=True)
+    packed = gzip.compress("".join(line + "\n" for line in lines).encode(), mtime=0)
+    (out / "results.jsonl.gz").write_bytes(packed)
+
+
+def contact_sheet(runs: Path, groups: Sequence[str], seeds: Sequence[int], kimg: float, out: Path) -> None:
+    """Draw eight samples of the first network of each group, a row each."""
+    rows, labels = [], []
+    for group in groups:
+        for source in networks(runs, group, seeds, kimg)[:1]:
+            generator = load_generator(source)
+            rows.append(generator.render(generator.sample(8, seed=0)))
+            labels.append(group)
+    if rows:
+        sheet = images.grid(torch.cat(rows), columns=8, row_labels=labels)
+        images.save(sheet, out / "samples.png", force=True)
+
+
+def main() -> None:
+    """Train what is missing, fill the grids, write the tables."""
+    parser = argparse.ArgumentParser(prog="benchmarks.result", description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=Path, default=Path("runs/result"), help="holds the networks and the grids")
+    parser.add_argument("--data", type=Path, help="toon faces of 32 px; without it nothing is trained on them")
+    parser.add_argument("--correlated", type=Path, help="toon faces with two pairs of factors tied together")
+    parser.add_argument("--rare", type=Path, help="toon faces with a rare attribute")
+    parser.add_argument("--seeds", default="0-4", help="of the networks (default: 0-4)")
+    parser.add_argument("--kimg", type=float, default=60.0, help="of every training (default: 60)")
+    parser.add_argument("--grids", nargs="*", help="only these: eigengan, stylegan2, twin, shuffled, learned, ...")
+    parser.add_argument("--minutes", type=float, default=1e9, help="begin no further grid after so many")
+    parser.add_argument("--out", type=Path, default=OUT, help="for the tables (default: docs/results)")
+    args = parser.parse_args()
+    METHODS.table["duplicated"] = "benchmarks.result:Duplicated"
+    runtime.set_threads(1)
+    began = time.monotonic()
+    data = {"data": args.data, "correlated": args.correlated, "rare": args.rare}
+    seeds = parse_seeds(args.seeds)
+    train_networks(args.runs, data, seeds, args.kimg)
+    done = {}
+    for name, grid in grids(args.runs, seeds, args.kimg):
+        comparison = Comparison(grid, args.runs / "grids" / name, device="cpu", log=print)
+        is_asked = not args.grids or name in args.grids
+        if is_asked and time.monotonic() - began < 60 * args.minutes:
+            comparison.run()
+        if comparison.results.path.exists():
+            done[name] = comparison
+            write(args.out, done, time.monotonic() - began)
+    contact_sheet(args.runs, list(FAMILIES), seeds, args.kimg, args.out)
+
+
+if __name__ == "__main__":
+    main()

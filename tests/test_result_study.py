@@ -1,0 +1,86 @@
+"""The study of `benchmarks.result`: its grids, its controls and what it writes."""
+
+from __future__ import annotations
+
+import gzip
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from eigenlens.compare import Comparison, Grid
+from eigenlens.generator import load_generator
+from eigenlens.generators.eigengan import EigenGAN, EigenGANConfig, EigenGANNetwork
+from eigenlens.method import METHODS
+
+ROOT = Path(__file__).parents[1]
+
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(str(ROOT))
+    result = importlib.import_module("benchmarks.result")
+
+
+@pytest.fixture(autouse=True)
+def control(monkeypatch):
+    """Put the control into the table of methods, as the study does."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.setitem(METHODS.table, "duplicated", "benchmarks.result:Duplicated")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """Give a folder with one small EigenGAN of 60 kimg and one that was stopped at 12."""
+    folder = tmp_path_factory.mktemp("runs")
+    config = EigenGANConfig(16, noise_dim=6, n_basis=3, base_channels=4, max_channels=8, widths="relative")
+    for seed, kimg in ((0, 60.0), (1, 12.0)):
+        torch.manual_seed(seed)
+        network = EigenGAN(EigenGANNetwork(config), name="toon32")
+        network.save(result.place(folder, "eigengan", seed) / "last", about={"training": {"kimg": kimg}})
+    return folder
+
+
+def test_only_networks_that_are_there_are_compared(runs) -> None:
+    names = dict(result.grids(runs, (0, 1), 60.0))
+    assert list(names) == ["eigengan", "shuffled", "learned"]
+    assert names["eigengan"].generators == {"eigengan": (str(runs / "eigengan-32-seed0" / "last"),)}
+    assert result.trained_kimg(result.place(runs, "eigengan", 1)) == 12
+
+
+def test_shuffling_keeps_the_numbers_and_loses_their_places(runs, tmp_path) -> None:
+    source = result.place(runs, "eigengan", 0) / "last"
+    before = load_generator(str(source))
+    after = load_generator(str(result.shuffled(source, tmp_path / "shuffled")))
+    weights = zip(before.network.parameters(), after.network.parameters(), strict=True)
+    for a, b in weights:
+        assert torch.equal(a.flatten().sort().values, b.flatten().sort().values)
+    assert not torch.allclose(before(before.sample(2, seed=0)), after(after.sample(2, seed=0)), atol=0.01)
+
+
+def test_duplicated_directions_come_out_bad_and_everything_is_written(runs, tmp_path) -> None:
+    source = str(result.place(runs, "eigengan", 0) / "last")
+    grid = Grid.from_dict(
+        {
+            "generators": {"toy": [source]},
+            "methods": ["axes(n_directions=4)", "duplicated(n_directions=4)"],
+            "metrics": ["attribute_matrix_pixels_v1", "effect_orthogonality_v1"],
+            "calibrations": ["change"],
+            "null": 0,
+            "k": 4,
+            "profile_codes": 2,
+        }
+    )
+    comparison = Comparison(grid, tmp_path / "grid", device="cpu")
+    comparison.run()
+    result.write(tmp_path, {"toy": comparison}, 1.0)
+    rows = json.loads((tmp_path / "figures.json").read_text("utf-8"))["rows"]
+    apart = {each["method"]: each["mean"] for each in rows if each["metric"] == "effect_orthogonality_v1"}
+    assert apart["duplicated(n_directions=4)"] == pytest.approx(0, abs=1e-3)
+    assert apart["axes(n_directions=4)"] > 0.1
+    tables = (tmp_path / "tables.md").read_text("utf-8")
+    assert "| duplicated(n_directions=4) |" in tables
+    assert "coverage" in tables
+    lines = gzip.decompress((tmp_path / "results.jsonl.gz").read_bytes()).decode().splitlines()
+    assert len(lines) == 4
+    assert all(json.loads(line)["command"].startswith("eigenlens compare") for line in lines)
