@@ -17,6 +17,7 @@ and `duplicated`, one random direction ten times over.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import gzip
 import json
 import platform
@@ -50,7 +51,6 @@ FAMILIES: dict[str, tuple[Any, str, dict[str, Any], str]] = {
     "rare": (eigengan, "cpu-64", SHAPE, "rare"),
 }
 """Group -> what trains it, its preset, what is changed in that, and which data it learns from."""
-BASELINES = ["random", "random(law=covariance)", "axes", "duplicated"]
 FEATURES = ["ganspace(at={at},n_samples=2000)", "ganspace(at={at},n_samples=2000,rotation=ica)"]
 SUPERVISED = "supervised(n_samples=2000)"
 LEARNED = [
@@ -125,34 +125,51 @@ def networks(runs: Path, group: str, seeds: Sequence[int], kimg: float) -> list[
 # --- grids ------------------------------------------------------------------------------------------------------------
 
 
-def grids(runs: Path, seeds: Sequence[int], kimg: float) -> Iterator[tuple[str, Grid]]:
-    """Give the comparisons that the networks in `runs` allow, most telling first."""
+def grids(
+    runs: Path, seeds: Sequence[int], kimg: float, *, most: int | None = None, brief: bool = False
+) -> Iterator[tuple[str, Grid]]:
+    """Give the comparisons that the networks in `runs` allow, most telling first.
+
+    Args:
+        runs: holds the networks.
+        seeds: of the networks.
+        kimg: that a network must have been trained for.
+        most: methods of each grid; by default all.
+        brief: compare at equal change of images alone, with strengths read off 4 codes instead of 16.
+    """
+    changed: dict[str, Any] = {"calibrations": ("change",), "at": {}, "profile_codes": 4} if brief else {}
+    for name, grid in _all_grids(runs, seeds, kimg):
+        yield name, dataclasses.replace(grid, methods=grid.methods[:most], **changed)
+
+
+def _all_grids(runs: Path, seeds: Sequence[int], kimg: float) -> Iterator[tuple[str, Grid]]:
     found = {group: networks(runs, group, seeds, kimg) for group in FAMILIES}
     plain = {"metrics": METRICS, "at": AT_CHANGE, "reader": "pixels", "k": K, "null": 0}
-    of_features = [each.format(at="layer3") for each in FEATURES]
+    pca, ica = (each.format(at="layer3") for each in FEATURES)
+    rest = ["jacobian(n_samples=8)", "random(law=covariance)"]
     if found["eigengan"]:
-        methods = ["eigen", "sefa", *of_features, "jacobian(n_samples=8)", SUPERVISED, *BASELINES]
+        methods = ["eigen", "random", "sefa", pca, SUPERVISED, "axes", "duplicated", ica, *rest]
         yield "eigengan", Grid.from_dict({"generators": {"eigengan": found["eigengan"]}, "methods": methods} | plain)
     if found["stylegan2"]:
-        methods = ["sefa", "ganspace(n_samples=20000)", "ganspace(n_samples=20000,rotation=ica)"]
-        methods += ["jacobian(n_samples=8)", SUPERVISED, *BASELINES]
+        of_w = ["ganspace(n_samples=20000)", "ganspace(n_samples=20000,rotation=ica)"]
+        methods = ["sefa", "random", of_w[0], SUPERVISED, "axes", "duplicated", of_w[1], *rest]
         yield "stylegan2", Grid.from_dict({"generators": {"stylegan2": found["stylegan2"]}, "methods": methods} | plain)
     if found["twin"]:
-        methods = ["sefa", *of_features, "jacobian(n_samples=8)", SUPERVISED, *BASELINES]
+        methods = ["sefa", "random", pca, SUPERVISED, "axes", "duplicated", ica, *rest]
         yield "twin", Grid.from_dict({"generators": {"twin": found["twin"]}, "methods": methods} | plain)
     if found["eigengan"]:
         broken = str(shuffled(Path(found["eigengan"][0]), runs / "shuffled-32-seed0"))
-        methods = ["eigen", "sefa", of_features[0], "random"]
+        methods = ["eigen", "sefa", pca, "random"]
         yield "shuffled", Grid.from_dict({"generators": {"shuffled": [broken]}, "methods": methods} | plain)
         learned = {
             "generators": {"eigengan": found["eigengan"][:1]},
-            "methods": ["eigen", "sefa", of_features[0], *LEARNED, "random", "duplicated"],
+            "methods": ["random", "eigen", "sefa", *LEARNED, pca, "duplicated"],
             "metrics": [*METRICS, "recovery_200_v1"],
         }
         yield "learned", Grid.from_dict(plain | learned)
     for group in ("correlated", "rare"):
         if found[group]:
-            methods = ["eigen", "sefa", of_features[0], SUPERVISED, "random"]
+            methods = ["eigen", "sefa", "random", pca, SUPERVISED]
             yield group, Grid.from_dict({"generators": {group: found[group]}, "methods": methods} | plain)
 
 
@@ -229,6 +246,8 @@ def main() -> None:
     parser.add_argument("--seeds", default="0-4", help="of the networks (default: 0-4)")
     parser.add_argument("--kimg", type=float, default=60.0, help="of every training (default: 60)")
     parser.add_argument("--grids", nargs="*", help="only these: eigengan, stylegan2, twin, shuffled, learned, ...")
+    parser.add_argument("--methods", type=int, help="only the first so many of each grid")
+    parser.add_argument("--brief", action="store_true", help="only at equal change of images, read off 4 codes")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no further grid after so many")
     parser.add_argument("--out", type=Path, default=OUT, help="for the tables (default: docs/results)")
     args = parser.parse_args()
@@ -239,7 +258,7 @@ def main() -> None:
     seeds = parse_seeds(args.seeds)
     train_networks(args.runs, data, seeds, args.kimg)
     done = {}
-    for name, grid in grids(args.runs, seeds, args.kimg):
+    for name, grid in grids(args.runs, seeds, args.kimg, most=args.methods, brief=args.brief):
         comparison = Comparison(grid, args.runs / "grids" / name, device="cpu", log=print)
         is_asked = not args.grids or name in args.grids
         if is_asked and time.monotonic() - began < 60 * args.minutes:

@@ -30,8 +30,10 @@ from eigenlens.compare import (
     write_tables,
 )
 from eigenlens.errors import UserError
+from eigenlens.generator import load_generator
 from eigenlens.inference import nested_bootstrap
 from eigenlens.method import METHODS
+from eigenlens.reader import digest_of
 
 MATRIX = "attribute_matrix_pixels_v1(reader=painted:Regions)"
 
@@ -53,6 +55,32 @@ def small(**changes) -> Grid:
         "profile_codes": 8,
     }
     return Grid.from_dict(plain | changes)
+
+
+def test_cells_know_the_weights_of_their_reader() -> None:
+    grid = small(metrics=["attribute_matrix_toonfaces_v1", "latent_orthogonality_v1"], reader="toonfaces")
+    told = {}
+    for cell in grid.cells(next(iter(grid.fits()))):
+        told[cell.metric.name, cell.calibration] = cell.address(grid)
+    edition = f"toonfaces@{digest_of('toonfaces')}"
+    assert len(edition) == 22
+    assert told["attribute_matrix_toonfaces_v1", "native"]["metric_reader"] == edition
+    assert told["attribute_matrix_toonfaces_v1", "attribute"]["reader"] == edition
+    assert "metric_reader" not in told["latent_orthogonality_v1", "native"]
+    assert digest_of("pixels") == ""
+
+
+def test_a_small_space_gives_as_many_baselines_as_it_has_room_for(tmp_path) -> None:
+    generator = load_generator("painted:painter")
+    room = generator.space(generator.default_space).dim
+    for name in ("axes", "random"):
+        assert len(METHODS[name]().fit(generator)) == min(10, room)
+        with pytest.raises(UserError, match=f"room for 1-{room}"):
+            METHODS[name](n_directions=room + 1).fit(generator)
+    comparison = Comparison(small(k=room + 5, metrics=["latent_orthogonality_v1"]), tmp_path)
+    comparison.run()
+    assert {each["status"] for each in comparison.results.read()} == {"done"}
+    assert {each["directions"]["k"] for each in comparison.results.read()} == {room}
 
 
 # --- asking -----------------------------------------------------------------------------------------------------------

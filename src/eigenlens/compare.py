@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import hashlib
 import json
@@ -30,7 +29,7 @@ from . import __version__, runtime
 from .directions import Directions
 from .effect import calibrate
 from .errors import Unsupported, UserError
-from .files import write_text
+from .files import lock, write_text
 from .generator import Generator, load_generator
 from .inference import Interval, nested_bootstrap
 from .method import METHODS
@@ -46,7 +45,7 @@ from .profile import (
     measure_yardstick,
     recalibrated,
 )
-from .reader import open_reader
+from .reader import digest_of, open_reader
 
 RESULTS = "results.jsonl"
 ORACLE = "oracle"
@@ -330,7 +329,7 @@ class Fit:
     def reads(self, reader: str) -> dict[str, str]:
         """Return the grid's reader by name where the method takes it, since it then is part of what is found."""
         takes_it = any(each.name == "reader" for each in dataclasses.fields(METHODS[self.method.name]))
-        return {"method_reader": reader} if takes_it and "reader" not in self.method.arguments else {}
+        return {"method_reader": edition(reader)} if takes_it and "reader" not in self.method.arguments else {}
 
     def key(self, reader: str, **more: Any) -> str:
         """Return a short name for files, which tells everything that the fit depends on."""
@@ -365,10 +364,13 @@ class Cell:
             "seed": self.seed,
             "k": grid.k,
         } | self.fit.reads(grid.reader)
+        fixed = getattr(self.metric.make(METRICS), "reader", None)
+        if isinstance(fixed, str) and digest_of(fixed):
+            about["metric_reader"] = edition(fixed)
         if self.calibration != "native":
             about |= {
                 "target": grid.targets[self.calibration],
-                "reader": grid.reader,
+                "reader": edition(grid.reader),
                 "profile_codes": grid.profile_codes,
             }
         return about
@@ -414,7 +416,7 @@ class Results:
         text = json.dumps(plain_json(line), ensure_ascii=False, allow_nan=False) + "\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "ab+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock(file)
             if file.tell() and not _ends_a_line(file):
                 text = "\n" + text  # what a stopped process left unfinished stays a line of its own
             file.write(text.encode())
@@ -429,6 +431,12 @@ class Results:
 def _ends_a_line(file: Any) -> bool:
     file.seek(-1, os.SEEK_END)
     return bool(file.read(1) == b"\n")
+
+
+def edition(reader: str) -> str:
+    """Return a reader's name with the digest of its weights, where it has any: learnt anew, it reads other numbers."""
+    digest = digest_of(reader)
+    return f"{reader}@{digest}" if digest else reader
 
 
 def address_key(address: Mapping[str, Any]) -> str:
@@ -625,7 +633,8 @@ class Comparison:
         if path.exists():
             directions = Directions.load(path, generator=generator)
         else:
-            method = fit.method.make(METHODS, n_directions=k, reader=self.grid.reader, measured=False)
+            room = generator.space(fit.method.arguments.get("space") or generator.default_space).dim
+            method = fit.method.make(METHODS, n_directions=min(k, room), reader=self.grid.reader, measured=False)
             run = self.folder / "runs" / path.stem
             run.mkdir(parents=True, exist_ok=True)
             began = time.process_time()
@@ -659,7 +668,7 @@ class Comparison:
         return (first, directions, Profile.load(self._profile_file(path.stem))) if is_same else None
 
     def _profile_file(self, key: str) -> Path:
-        reader = re.sub(r"[^\w.-]+", "-", self.grid.reader)
+        reader = re.sub(r"[^\w.-]+", "-", edition(self.grid.reader))
         return self.folder / "profiles" / f"{key}--{reader}-{self.grid.profile_codes}.safetensors"
 
     def profile(self, key: str, source: str, directions: Directions) -> Profile:

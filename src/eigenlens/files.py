@@ -54,6 +54,25 @@ def written_beside(path: str | Path, *, force: bool = False) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+_FAR = 1 << 30
+
+
+def lock(file: Any) -> None:
+    """Wait until no other process has `file`, which is open for writing, and hold it until it is closed."""
+    try:
+        import fcntl
+    except ImportError:  # Windows locks bytes, here one that lies beyond all files, so that they can still be read
+        import msvcrt
+
+        windows: Any = msvcrt
+        place = file.tell()
+        file.seek(_FAR)
+        windows.locking(file.fileno(), windows.LK_LOCK, 1)
+        file.seek(place)
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+
 def write_text(path: str | Path, text: str, *, force: bool = False) -> Path:
     """Write `text` as UTF-8, whole or not at all."""
     with written_beside(path, force=force) as beside:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 from collections.abc import Callable, Sequence
@@ -167,6 +168,13 @@ def describe(reader: Reader) -> tuple[Attribute, ...]:
     if hasattr(reader, "describe"):
         return tuple(reader.describe())
     return tuple(Attribute(name) for name in reader.attributes)
+
+
+@functools.lru_cache(maxsize=16)
+def digest_of(reader: str) -> str:
+    """Return a short digest of the weights of a reader given by name; empty where it has none, or does not say."""
+    opened = open_reader(reader)
+    return str(getattr(opened, "weights", ""))
 
 
 def read(reader: Reader, images: Tensor) -> Reading:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -185,6 +186,12 @@ def load_ensemble(folder: Path = ASSET) -> Ensemble:
     )
 
 
+@lru_cache(maxsize=2)
+def _digest(folder: Path = ASSET) -> str:
+    both = b"".join((folder / name).read_bytes() for name in ("config.json", "model.safetensors"))
+    return hashlib.sha256(both).hexdigest()[:12]
+
+
 @dataclass(frozen=True)
 class ToonFaces:
     """Every factor of a toon face that can be seen: numbers in their own units, and a probability for each part.
@@ -202,6 +209,11 @@ class ToonFaces:
     def attributes(self) -> tuple[str, ...]:
         """Names of the scores."""
         return tuple(each.name for each in self.describe())
+
+    @property
+    def weights(self) -> str:
+        """A short digest of the networks and their calibration, by which results tell one training from another."""
+        return _digest()
 
     def describe(self) -> tuple[Attribute, ...]:
         """Say what each score means and how far it may be off."""
