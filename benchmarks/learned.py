@@ -1,11 +1,12 @@
 """What a step of `voynov` costs beside the published way: `python -m benchmarks.learned`.
 
-The published way sends gradients into the generator's own weights, where they are computed and dropped, and keeps a
-graph on both images. Ours freezes the generator and lets the moved image alone carry a graph; then comes channels-last
-with batch norms as fixed affine maps; then bfloat16 (autocast). All on the widths of the 32 px SNGAN that the authors
-used (4 x 256 channels), random weights, K = 64, LeNet, batch 128. The ways take steps in turn on one thread, and CPU
-seconds are compared, so that other work on the machine slows all alike. In the first step all have the same weights,
-codes and shifts: their losses say whether they compute the same.
+The published way runs the networks operation by operation, as the authors' code does, sends gradients into the
+generator's own weights, where they are computed and dropped, and keeps a graph on both images. Ours freezes the
+generator, whose batch norms thereby become fixed affine maps, and lets the moved image alone carry a graph; then comes
+channels-last; then bfloat16 (autocast). All on the widths of the 32 px SNGAN that the authors used (4 x 256 channels),
+random weights, K = 64, LeNet, batch 128. The ways take steps in turn on one thread, and CPU seconds are compared, so
+that other work on the machine slows all alike. In the first step all have the same weights, codes and shifts: their
+losses say whether they compute the same.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ import statistics
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from benchmarks.synthesis import eager
 from benchmarks.train_step import cpu_flags
 from eigenlens import runtime
 from eigenlens.generators.sngan import SNGAN, SNGANConfig, SNGANNetwork
@@ -46,15 +49,17 @@ def make_game(generator: SNGAN, batch: int, precision: runtime.Precision) -> Rec
 
 
 def published_loss(game: ReconstructionGame, step: int) -> torch.Tensor:
-    """Return the same loss with gradients into the generator's weights and a graph on both images."""
-    network = game.scene.generator.network.requires_grad_(True)
+    """Return the same loss, computed plainly: gradients into the generator's weights, a graph on both images."""
+    network: Any = game.scene.generator.network.requires_grad_(True)
+    reconstructor = game.reconstructor
     try:
         rng = runtime.generator_for(game.seed, "voynov/shifts", step)
         which, amount = draw_shifts(game.method.batch, game.k, game.law, rng)
         codes = game.scene.batch(game.method.batch, step)
         moved = game.mover(codes.latent, which, amount)
-        before, after = game.scene.generator(codes), game.scene.generator(codes.with_latent(moved))
-        loss = reconstruction_loss(*game.reconstructor(before, after), which, amount)
+        before, after = (eager(game.scene.generator, each) for each in (codes, codes.with_latent(moved)))
+        features = reconstructor.body(torch.cat([before, after], dim=1))
+        loss = reconstruction_loss(reconstructor.which(features), reconstructor.amount(features)[:, 0], which, amount)
         loss.backward()
         return loss
     finally:
@@ -69,6 +74,8 @@ def measure(width: int, batch: int, rounds: int) -> dict[str, dict[str, float]]:
         name: make_game(generator, batch, "bf16" if name == "bf16" else "fp32")
         for name, generator in generators.items()
     }
+    for module in (generators["published"].network, games["published"].reconstructor):
+        module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     seconds: dict[str, list[float]] = {name: [] for name in games}
     losses: dict[str, float] = {}
     for number in range(rounds + 1):
