@@ -37,7 +37,7 @@ def blobs(*, dim: int = 32, resolution: int = 24, seed: int = 0, bend: float = 0
             factors = torch.stack([x, y, s, h, a], dim=1)
         x, y, size, hue, angle = torch.tanh(0.5 * factors)[:, :, None, None].unbind(1)  # [batch, 1, 1] each
         u, v = ticks.to(z)[None, None, :] - 0.5 * x, ticks.to(z)[None, :, None] - 0.5 * y
-        turn = 0.5 * math.pi * angle
+        turn = 0.25 * math.pi * angle  # ±45°: at ±90° both ends would look the same
         along, across = u * turn.cos() + v * turn.sin(), v * turn.cos() - u * turn.sin()
         radius = 0.25 * torch.exp(0.6 * size)
         blob = torch.exp(-((along / (2 * radius)) ** 2) - (across / (0.8 * radius)) ** 2)  # [batch, h, w]

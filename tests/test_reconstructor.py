@@ -19,6 +19,7 @@ from eigenlens.reconstructor import (
     duplicates,
     pooled,
     reconstruction_loss,
+    settled,
     unrecognised,
 )
 
@@ -70,6 +71,24 @@ def test_it_tells_the_order_of_a_pair() -> None:
     network = Reconstructor(3, channels=1, resolution=16).eval()
     a, b = torch.rand(2, 5, 1, 16, 16).unbind(0)
     assert not torch.allclose(network(a, b)[0], network(b, a)[0])
+
+
+def test_norms_are_measured_anew_for_an_evaluation() -> None:
+    network = Reconstructor(3, channels=1, resolution=64, width=0.1)
+    batches = [torch.rand(2, 16, 1, 64, 64) * (1 + i) for i in range(3)]
+    norm = network.body.stem[1]
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(3.0)  # the running averages are those of other weights
+        first = network.body.stem[0](torch.cat(list(torch.cat(batches, dim=1)), dim=1))
+        with settled(network, [lambda pair=pair: network(*pair) for pair in batches]):
+            assert not network.training
+            assert torch.allclose(norm.running_mean, first.mean((0, 2, 3)), rtol=1e-3, atol=1e-5)
+            calm = network(*batches[1])[0]
+        assert network.training
+        assert norm.momentum == 0.1
+        network.body.stem[1].running_mean.fill_(100.0)
+        assert not torch.allclose(network.eval()(*batches[1])[0], calm, atol=1e-2)
 
 
 def test_loss_is_cross_entropy_and_a_quarter_of_the_error() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 
 
 class UserError(ValueError):
@@ -31,3 +32,12 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownName:
     hint = f" Did you mean {near[0]!r}?" if near else ""
     listed = ", ".join(known[:40]) + (f", and {len(known) - 40} more" if len(known) > 40 else "")
     return UnknownName(f"unknown {kind} {str(name)!r}.{hint} Known: {listed or 'none'}")
+
+
+def check_ranges(settings: object, limits: Mapping[str, tuple[float, float]]) -> None:
+    """Raise UserError unless each field named in `limits` is a finite number from its low to its high end."""
+    for name, (low, high) in limits.items():
+        value = getattr(settings, name)
+        if not math.isfinite(value) or not low <= value <= high:
+            upwards = f" to {high:g}" if math.isfinite(high) else ""
+            raise UserError(f"{name} {value} is not possible; it is a number from {low:g}{upwards}")

@@ -150,7 +150,11 @@ class Preview:
             return show(self.generator, course.at(0.0).repeat(n), way, edit.region).cpu()
 
     def coordinates(self, edit: Edit, directions: str) -> list[float]:
-        """Return where the code of an Edit stands along each direction of a set: what `to` would be compared with."""
+        """Return where the code of an Edit stands along each direction of a set: what `to` would be compared with.
+
+        Raises:
+            Unsupported: for curved directions, which have no coordinate: they move by a distance alone.
+        """
         found = self.find(directions)
         with self._lock, torch.inference_mode():
             codes = found.host(self.generator, self.codes(edit))

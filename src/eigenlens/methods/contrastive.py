@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import runtime
-from ..curves import NetworkField
+from ..curves import Curve, NetworkField
 from ..directions import Directions
 from ..errors import UserError, unknown_name
 from ..generator import Generator
@@ -25,9 +25,8 @@ from .learning import (
     about_fit,
     channels_last,
     check_share,
-    curved_directions,
     learn,
-    straight_directions,
+    learned_directions,
     twins,
     walked,
     warn_of,
@@ -112,8 +111,9 @@ class Contrastive:
             learn(contrast.learner, n_steps=self.n_steps, patience=self.patience, about=about, run=run, device=device)
             same, other = contrast.test()
         figures = {"same": same, "other": other}
-        make: Any = straight_directions if self.directions == "linear" else curved_directions
-        found = make(contrast.scene, contrast.learned(), self, seed, importance=same - other, fields=figures)
+        found = learned_directions(
+            contrast.scene, contrast.learned(), self, seed, importance=same - other, fields=figures
+        )
         dead = [i for i in range(len(found)) if not found.importance[i] > 0]
         warn_of(found.names, dead=dead, same=twins(found.vectors), run=run)
         return found
@@ -182,9 +182,9 @@ class Contrast:
             weight_decay=decay,
         )  # fmt: skip
 
-    def learned(self) -> Any:
+    def learned(self) -> Tensor | Curve:
         """Return the vectors, or the curve."""
-        return self.mover.frame().detach() if self.method.directions == "linear" else self.mover.curve()
+        return self.mover.frame() if self.method.directions == "linear" else self.mover.curve()
 
     def changes(self, codes: Any, amount: Tensor) -> Tensor:
         """Return the change of features of every code along every direction, at length 1: [k, batch, features].

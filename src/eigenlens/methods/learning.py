@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -39,6 +40,7 @@ from ..reconstructor import (
     duplicates,
     pooled,
     reconstruction_loss,
+    settled,
     unrecognised,
 )
 
@@ -55,6 +57,8 @@ TRAIN_ARC = 0.75
 """Longest arc in σ of a step along a curve while learning."""
 TESTS_A_DIRECTION = 40
 """Held-out pairs a direction, of the accuracies that directions carry."""
+SETTLING = 30
+"""Batches on which the reconstructor's norms are measured before it is tested."""
 SAME = 0.9
 """|cos| of two directions from which on they count as one."""
 
@@ -534,40 +538,26 @@ def warn_of(
                 file.write(f"WARNING: {line}\n")
 
 
-def straight_directions(
-    scene: Scene, rows: Tensor, method: Any, seed: int, *, importance: Tensor, fields: Mapping[str, Tensor]
+def learned_directions(
+    scene: Scene, found: Tensor | Curve, method: Any, seed: int, *, importance: Tensor, fields: Mapping[str, Tensor]
 ) -> Directions:
-    """Return learned vectors [k, free] as Directions, the most important first."""
+    """Return what was learned as Directions, the most important first.
+
+    Args:
+        scene: where it was learned.
+        found: vectors [k, free], or the fields of a curve.
+        method, seed: what learned it.
+        importance: of each, [k].
+        fields: further figures of each, [k], by name.
+    """
     order = importance.argsort(descending=True, stable=True).cpu()
-    vectors = unit_norm(scene.shaped(rows.detach())).cpu()[order]
-    return Directions(
-        vectors,
-        scene.space.name,
-        tuple(f"{method.name}-{i}" for i in range(len(vectors))),
-        layers=(scene.layers,) * len(vectors),
-        sigma=standard_deviation(vectors, scene.space),
-        importance=importance.cpu()[order],
-        fields={name: figure.float().cpu()[order] for name, figure in fields.items()},
-        provenance=provenance(method, scene.generator, seed),
-    )
-
-
-def walked(curve: Curve, scene: Scene, latent: Tensor, which: Tensor, amount: Tensor) -> Tensor:
-    """Walk latents along field `which` [batch] by `amount` σ [batch], in as few arcs of one length as may be."""
-    n_arcs = math.ceil(float(amount.abs().max()) / TRAIN_ARC)
-    for _ in range(n_arcs):
-        latent = advance(curve, latent, which, amount / n_arcs, scene.measure)
-    return latent
-
-
-def curved_directions(
-    scene: Scene, curve: Curve, method: Any, seed: int, *, importance: Tensor, fields: Mapping[str, Tensor]
-) -> Directions:
-    """Return learned fields as curved Directions, the most important first."""
-    order = importance.argsort(descending=True, stable=True).tolist()
-    curve = pick(change_tensors(curve, lambda name, tensor: tensor.detach().cpu().float()), order)
-    centre = scene.space.mean.expand(len(order), scene.space.slots, -1).float()
-    vectors = unit_norm(tangents_of(curve, centre, torch.arange(len(order))))
+    curve = None
+    if isinstance(found, Tensor):
+        vectors = unit_norm(scene.shaped(found.detach())).cpu()[order]
+    else:
+        curve = pick(change_tensors(found, lambda name, tensor: tensor.detach().cpu().float()), order.tolist())
+        centre = scene.space.mean.expand(len(order), scene.space.slots, -1).float()
+        vectors = unit_norm(tangents_of(curve, centre, torch.arange(len(order))))
     return Directions(
         vectors,
         scene.space.name,
@@ -579,6 +569,14 @@ def curved_directions(
         provenance=provenance(method, scene.generator, seed),
         curve=curve,
     )
+
+
+def walked(curve: Curve, scene: Scene, latent: Tensor, which: Tensor, amount: Tensor) -> Tensor:
+    """Walk latents along field `which` [batch] by `amount` σ [batch], in as few arcs of one length as may be."""
+    n_arcs = math.ceil(float(amount.abs().max()) / TRAIN_ARC)
+    for _ in range(n_arcs):
+        latent = advance(curve, latent, which, amount / n_arcs, scene.measure)
+    return latent
 
 
 # --- told apart by a reconstructor ------------------------------------------------------------------------------------
@@ -721,15 +719,19 @@ class ReconstructionGame:
         _, amount = draw_shifts(n, self.k, self.law, rng)
         which = torch.arange(n) % self.k
         counts, errors = torch.zeros(self.k, self.k), torch.zeros(self.k)
-        self.reconstructor.eval()
-        for low, high in runtime.batches(n, max(32, self.method.batch)):
-            codes = self.scene.held_out(high - low, low)
-            some = which[low:high].to(self.scene.generator.device)
-            logits, guessed = self.answers(codes, some, amount[low:high].to(some.device))
-            counts += confusion(logits.cpu(), which[low:high])
-            errors.index_add_(0, which[low:high], (guessed.cpu() - amount[low:high]).abs())
-        self.reconstructor.train()
+        with self.settled():
+            for low, high in runtime.batches(n, max(32, self.method.batch)):
+                codes = self.scene.held_out(high - low, low)
+                some = which[low:high].to(self.scene.generator.device)
+                logits, guessed = self.answers(codes, some, amount[low:high].to(some.device))
+                counts += confusion(logits.cpu(), which[low:high])
+                errors.index_add_(0, which[low:high], (guessed.cpu() - amount[low:high]).abs())
         return counts, errors / TESTS_A_DIRECTION
+
+    def settled(self) -> contextlib.AbstractContextManager[None]:
+        """Evaluate the reconstructor inside, with norms measured on the batches of the steps that would come next."""
+        ahead = range(self.learner.step, self.learner.step + SETTLING)
+        return settled(self.reconstructor, (partial(self.loss, step) for step in ahead))
 
 
 def warn_of_confusion(found: Directions, counts: Tensor, run: Path | None) -> None:

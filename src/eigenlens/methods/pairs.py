@@ -23,7 +23,7 @@ from .learning import (
     StraightMover,
     channels_last,
     check_share,
-    straight_directions,
+    learned_directions,
     twins,
     warn_of,
 )
@@ -69,7 +69,7 @@ class Pairs(ReconstructionSettings):
             game.play(self.n_steps, run)
             right = game.right_answers()
             rows = game.mover.frame().detach()
-        found = straight_directions(scene, rows, self, seed, importance=right, fields={"length": rows.norm(dim=1)})
+        found = learned_directions(scene, rows, self, seed, importance=right, fields={"length": rows.norm(dim=1)})
         dead = [i for i in range(len(found)) if found.importance[i] <= 0.5]
         warn_of(found.names, dead=dead, same=twins(found.vectors), run=run)
         return found
@@ -95,7 +95,10 @@ class PairGame(ReconstructionGame):
         codes = self.scene.batch(n, step)
         before, after = self.scene.see(codes, self.mover(codes.latent, which, amount))
         others = before.roll(1, 0)  # the next code's image is a sample that has nothing to do with this one
-        edits, strangers = self._scores(before, after, which), self._scores(before, others, which)
+        # both kinds in one batch: norms over batches of one kind would tell which it is
+        edits, strangers = self._scores(
+            torch.cat([before, before]), torch.cat([after, others]), torch.cat([which, which])
+        ).chunk(2)
         distance = (before - others).square().mean().sqrt()
         change = ((before - after).square().mean((1, 2, 3)) + FLOOR).sqrt() / distance
         wanted = self.method.change * amount.abs() / self.law.high
@@ -109,14 +112,13 @@ class PairGame(ReconstructionGame):
         n = TESTS_A_DIRECTION * self.k
         _, amount = draw_shifts(n, self.k, self.law, runtime.generator_for(self.seed, "pairs/test"))
         which, right = torch.arange(n) % self.k, torch.zeros(self.k)
-        self.reconstructor.eval()
-        for low, high in runtime.batches(n, max(32, self.method.batch)):
-            codes = self.scene.held_out(high - low, low)
-            some = which[low:high].to(codes.latent.device)
-            moved = self.mover(codes.latent, some, amount[low:high].to(codes.latent.device))
-            before, after = self.scene.see(codes, moved)
-            is_right = (self._scores(before, after, some) > 0).float()
-            is_right += (self._scores(before, before.roll(1, 0), some) <= 0).float()
-            right.index_add_(0, which[low:high], is_right.cpu() / 2)
-        self.reconstructor.train()
+        with self.settled():
+            for low, high in runtime.batches(n, max(32, self.method.batch)):
+                codes = self.scene.held_out(high - low, low)
+                some = which[low:high].to(codes.latent.device)
+                moved = self.mover(codes.latent, some, amount[low:high].to(codes.latent.device))
+                before, after = self.scene.see(codes, moved)
+                is_right = (self._scores(before, after, some) > 0).float()
+                is_right += (self._scores(before, before.roll(1, 0), some) <= 0).float()
+                right.index_add_(0, which[low:high], is_right.cpu() / 2)
         return right / TESTS_A_DIRECTION

@@ -19,7 +19,7 @@ from .learning import (
     StraightMover,
     channels_last,
     check_share,
-    straight_directions,
+    learned_directions,
     warn_of_confusion,
 )
 
@@ -65,7 +65,7 @@ class Voynov(ReconstructionSettings):
             rows = game.mover.frame().detach()
         accuracy = accuracies(counts)
         figures = {"shift_error": errors, "length": rows.norm(dim=1)}
-        found = straight_directions(game.scene, rows, self, seed, importance=accuracy, fields=figures)
+        found = learned_directions(game.scene, rows, self, seed, importance=accuracy, fields=figures)
         order = accuracy.argsort(descending=True, stable=True).tolist()
         warn_of_confusion(found, counts[order][:, order], run)
         return found

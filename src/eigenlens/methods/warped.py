@@ -22,7 +22,7 @@ from .learning import (
     Scene,
     channels_last,
     check_share,
-    curved_directions,
+    learned_directions,
     walked,
     warn_of_confusion,
 )
@@ -63,7 +63,7 @@ class Warped(ReconstructionSettings):
             game.play(self.n_steps, run)
             counts, errors = game.test()
         accuracy = accuracies(counts)
-        found = curved_directions(
+        found = learned_directions(
             game.scene, game.mover.curve(), self, seed, importance=accuracy, fields={"shift_error": errors}
         )
         order = accuracy.argsort(descending=True, stable=True).tolist()

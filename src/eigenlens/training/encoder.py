@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from .. import __version__, runtime
 from ..distance import pixel_distance
 from ..encoder import Encoder, EncoderConfig, EncoderNetwork, fit_resolution
-from ..errors import UserError
+from ..errors import UserError, check_ranges
 from ..files import refuse_existing, written_beside
 from ..generator import Generator
 from .run import clock, to_stderr
@@ -58,13 +58,11 @@ class EncoderTraining:
     """How often in seconds the state is saved."""
 
     def __post_init__(self) -> None:
-        for name, low in (
-            ("kimg", 1e-3), ("batch", 1), ("seed", 0), ("learning_rate", 0), ("code_weight", 0), ("noise", 0),
-            ("resolution", 8), ("width", 1), ("tick_kimg", 1e-3), ("save_seconds", 0),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if not math.isfinite(value) or value < low:
-                raise UserError(f"{name} {value} is not possible; it is a number from {low:g}")
+        lowest = {
+            "kimg": 1e-3, "batch": 1, "seed": 0, "learning_rate": 0, "code_weight": 0, "noise": 0, "resolution": 8,
+            "width": 1, "tick_kimg": 1e-3, "save_seconds": 0,
+        }  # fmt: skip
+        check_ranges(self, {name: (low, math.inf) for name, low in lowest.items()})
 
     @property
     def n_steps(self) -> int:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .. import __version__, runtime
 from ..directions import Directions
-from ..errors import UserError
+from ..errors import UserError, check_ranges
 from ..files import refuse_existing, written_beside
 from ..generator import Generator
 from ..saliency import MaskRule, Segmenter, SegmenterConfig, UNet, fill_holes, sample_masks
@@ -67,14 +67,12 @@ class SegmenterTraining:
     """How often in seconds the state is saved."""
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("kimg", 1e-3, math.inf), ("n_samples", 1, 1e7), ("batch", 1, 1e5), ("seed", 0, math.inf),
-            ("learning_rate", 0, 1), ("grounds", 0, 1), ("relabel", 0, 1), ("tint", 0, 1),
-            ("tick_kimg", 1e-3, math.inf), ("save_seconds", 0, math.inf),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if math.isnan(value) or not low <= value <= high:
-                raise UserError(f"{name} {value} is not possible; it is a number from {low:g} to {high:g}")
+        limits = {
+            "kimg": (1e-3, math.inf), "n_samples": (1, 1e7), "batch": (1, 1e5), "seed": (0, math.inf),
+            "learning_rate": (0, 1), "grounds": (0, 1), "relabel": (0, 1), "tint": (0, 1),
+            "tick_kimg": (1e-3, math.inf), "save_seconds": (0, math.inf),
+        }  # fmt: skip
+        check_ranges(self, limits)
         SegmenterConfig(self.resolution, self.width)
 
     @property
