@@ -4,11 +4,10 @@
     python -m benchmarks.recovery --table      # prints what is there
 
 Every cell (generator, method, seed) fits directions and scores them with the metric; the seed fixes the fit and the
-measurement. All methods that train take the same number of steps, few enough that two cores are done with three seeds of
-everything in an hour; the metric is the small one for the same reason. Cells are kept in the work
-folder as they are finished, those of methods that train with their run, so that the command goes on where it was
-stopped. The results file holds all cells; the table is made from it. A sheet of each
-method's strips (seed 0) is drawn beside it.
+measurement. All methods that train take the same number of steps, few enough that two cores are done with three seeds
+of everything in an hour; the metric is the small one for the same reason. Cells are kept in the work folder as they are
+finished, those of methods that train with their run, so that the command goes on where it was stopped. The results file
+holds all cells; the table is made from it. A sheet of each method's strips (seed 0) is drawn beside it.
 
 The MNIST DCGAN is not part of the project: its file is found through EIGENLENS_REFERENCE.
 """

@@ -13,12 +13,14 @@ import math
 import sys
 import time
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,7 +28,7 @@ from .. import __version__, runtime
 from ..codes import Codes, Space
 from ..curves import Curve, advance, change_tensors, pick, tangents_of
 from ..directions import Directions, standard_deviation, unit_norm
-from ..errors import UserError
+from ..errors import UserError, check_ranges
 from ..files import write_json, write_text, written_beside
 from ..generator import Generator
 from ..method import check_layers, chosen_space, provenance
@@ -604,6 +606,9 @@ class ReconstructionSettings:
     """What the reconstructor sees: the image, or the features of a layer."""
     see: int | None = None
     """Resolution in pixels to which images are averaged before it sees them; as they are where None."""
+    noise: float = 0.0
+    """Standard deviation of the noise on what the reconstructor sees; the published form has none. Changes that are
+    faint beside it tell nothing, so that directions turn to where much changes."""
     body: Body = "auto"
     """Of the reconstructor: `lenet`, `resnet` (ResNet-18), or by the resolution, the LeNet up to 32 px."""
     width: float = 1.0
@@ -667,6 +672,7 @@ class ReconstructionGame:
     figures: ClassVar[tuple[str, ...]] = ("accuracy", "shift_error")
 
     def __init__(self, method: ReconstructionSettings, scene: Scene, mover: nn.Module, seed: int) -> None:
+        check_ranges(method, {"noise": (0.0, math.inf)})
         self.method, self.scene, self.seed = method, scene, seed
         self.law = ShiftLaw(method.least_shift, method.shift)
         self.k = method.n_directions
@@ -687,11 +693,27 @@ class ReconstructionGame:
         modules = {"directions": self.mover, "reconstructor": self.reconstructor}
         self.learner = Learner(modules, self.loss, self.figures, learning_rate=method.learning_rate)
 
+    def look(self, seen: Tensor, codes: Codes, what: str) -> Tensor:
+        """Return what the reconstructor sees of images or features [batch, ...]: averaged, and with noise.
+
+        Args:
+            seen: of codes.
+            codes: their latents fix the noise, so that it is the same however a batch is shared.
+            what: which of the images of a code it is; each has noise of its own.
+        """
+        seen = pooled(seen, self.see)
+        if not self.method.noise:
+            return seen
+        keys = codes.latent.detach().cpu().contiguous().flatten(1).numpy()
+        rows = [runtime.generator_for(self.seed, f"noise/{what}", zlib.crc32(key.tobytes())) for key in keys]
+        drawn = np.stack([rng.standard_normal(tuple(seen.shape[1:]), dtype="float32") for rng in rows])
+        return seen + self.method.noise * torch.from_numpy(drawn).to(seen)
+
     def answers(self, codes: Codes, which: Tensor, amount: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the reconstructor says of codes [batch] moved along `which` by `amount` σ."""
         before, after = self.scene.see(codes, self.mover(codes.latent, which, amount))
         with self.scene.mixed():
-            logits, guessed = self.reconstructor(pooled(before, self.see), pooled(after, self.see))
+            logits, guessed = self.reconstructor(self.look(before, codes, "before"), self.look(after, codes, "after"))
         return logits.float(), guessed.float()
 
     def loss(self, step: int) -> tuple[Tensor, Tensor]:

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import runtime
+from ..codes import Codes
 from ..directions import Directions
 from ..generator import Generator
-from ..reconstructor import draw_shifts, pooled
+from ..reconstructor import draw_shifts
 from .learning import (
     TESTS_A_DIRECTION,
     Frame,
@@ -82,10 +83,15 @@ class PairGame(ReconstructionGame):
     figures: ClassVar[tuple[str, ...]] = ("accuracy", "change")
 
     def _scores(self, before: Tensor, after: Tensor, which: Tensor) -> Tensor:
-        """Return how surely each pair is an edit along `which`, as logits: [batch]."""
+        """Return how surely each pair, as it is looked at, is an edit along `which`, as logits: [batch]."""
         with self.scene.mixed():
-            logits, _ = self.reconstructor(pooled(before, self.see), pooled(after, self.see))
+            logits, _ = self.reconstructor(before, after)
         return logits.float().gather(1, which[:, None])[:, 0]
+
+    def _looks(self, codes: Codes, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what is seen of codes, of their edits, and of other samples."""
+        others = before.roll(1, 0)
+        return self.look(before, codes, "before"), self.look(after, codes, "after"), self.look(others, codes, "other")
 
     def loss(self, step: int) -> tuple[Tensor, Tensor]:
         """Return the loss of one step, and the accuracy and the mean change of its batch."""
@@ -96,8 +102,9 @@ class PairGame(ReconstructionGame):
         before, after = self.scene.see(codes, self.mover(codes.latent, which, amount))
         others = before.roll(1, 0)  # the next code's image is a sample that has nothing to do with this one
         # both kinds in one batch: norms over batches of one kind would tell which it is
+        first, second, third = self._looks(codes, before, after)
         edits, strangers = self._scores(
-            torch.cat([before, before]), torch.cat([after, others]), torch.cat([which, which])
+            torch.cat([first, first]), torch.cat([second, third]), torch.cat([which, which])
         ).chunk(2)
         distance = (before - others).square().mean().sqrt()
         change = ((before - after).square().mean((1, 2, 3)) + FLOOR).sqrt() / distance
@@ -118,7 +125,8 @@ class PairGame(ReconstructionGame):
                 some = which[low:high].to(codes.latent.device)
                 moved = self.mover(codes.latent, some, amount[low:high].to(codes.latent.device))
                 before, after = self.scene.see(codes, moved)
-                is_right = (self._scores(before, after, some) > 0).float()
-                is_right += (self._scores(before, before.roll(1, 0), some) <= 0).float()
+                first, second, third = self._looks(codes, before, after)
+                is_right = (self._scores(first, second, some) > 0).float()
+                is_right += (self._scores(first, third, some) <= 0).float()
                 right.index_add_(0, which[low:high], is_right.cpu() / 2)
         return right / TESTS_A_DIRECTION
