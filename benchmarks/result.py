@@ -36,10 +36,13 @@ from eigenlens.directions import Directions
 from eigenlens.files import write_json, write_text
 from eigenlens.generator import Generator, load_generator
 from eigenlens.method import METHODS, provenance
+from eigenlens.metric import METRICS
 from eigenlens.training import eigengan, stylegan2
 
 OUT = Path(__file__).parents[1] / "docs" / "results"
 K = 10
+MOVED = 0.1
+"""Standard deviations below which an attribute counts as not moved, as in the metric."""
 SHAPE: dict[str, Any] = {"resolution": 32, "noise_dim": 64, "base_channels": 16}
 TWIN: dict[str, Any] = SHAPE | {"noise_dim": 82, "n_basis": 0}
 """As many numbers as eps and all z of `SHAPE` have, 64 + 3 * 6, all at the base."""
@@ -59,7 +62,7 @@ LEARNED = [
     "contrastive(n_steps=300,batch=6,learning_rate=0.005)",
 ]
 """Learned methods at one small budget, 300 steps."""
-METRICS = ["attribute_matrix_pixels_v1", "principal_closeness_v1", "effect_orthogonality_v1"]
+JUDGES = ["attribute_matrix_pixels_v1", "principal_closeness_v1", "effect_orthogonality_v1"]
 AT_CHANGE = {"principal_closeness_v1": ["change"], "effect_orthogonality_v1": ["change"]}
 
 
@@ -103,10 +106,10 @@ def train_networks(runs: Path, data: Mapping[str, Path | None], seeds: Sequence[
                 family.train(config, data=source, run=folder, threads=1)
 
 
-def shuffled(source: Path, folder: Path) -> Path:
+def shuffled(source: str, folder: Path) -> Path:
     """Write a network whose weights have their entries in random order, each tensor by itself."""
     if not (folder / "config.json").exists():
-        generator = load_generator(str(source))
+        generator = load_generator(source)
         rng = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for weight in generator.network.parameters():
@@ -144,7 +147,7 @@ def grids(
 
 def _all_grids(runs: Path, seeds: Sequence[int], kimg: float) -> Iterator[tuple[str, Grid]]:
     found = {group: networks(runs, group, seeds, kimg) for group in FAMILIES}
-    plain = {"metrics": METRICS, "at": AT_CHANGE, "reader": "pixels", "k": K, "null": 0}
+    plain = {"metrics": JUDGES, "at": AT_CHANGE, "reader": "pixels", "k": K, "null": 0}
     pca, ica = (each.format(at="layer3") for each in FEATURES)
     rest = ["jacobian(n_samples=8)", "random(law=covariance)"]
     if found["eigengan"]:
@@ -158,19 +161,43 @@ def _all_grids(runs: Path, seeds: Sequence[int], kimg: float) -> Iterator[tuple[
         methods = ["sefa", "random", pca, SUPERVISED, "axes", "duplicated", ica, *rest]
         yield "twin", Grid.from_dict({"generators": {"twin": found["twin"]}, "methods": methods} | plain)
     if found["eigengan"]:
-        broken = str(shuffled(Path(found["eigengan"][0]), runs / "shuffled-32-seed0"))
-        methods = ["eigen", "sefa", pca, "random"]
+        broken = str(shuffled(found["eigengan"][0], runs / "shuffled-32-seed0"))
+        methods = ["eigen", "random", "sefa", pca]
         yield "shuffled", Grid.from_dict({"generators": {"shuffled": [broken]}, "methods": methods} | plain)
         learned = {
             "generators": {"eigengan": found["eigengan"][:1]},
             "methods": ["random", "eigen", "sefa", *LEARNED, pca, "duplicated"],
-            "metrics": [*METRICS, "recovery_200_v1"],
+            "metrics": [*JUDGES, "recovery_200_v1"],
         }
         yield "learned", Grid.from_dict(plain | learned)
     for group in ("correlated", "rare"):
         if found[group]:
             methods = ["eigen", "sefa", "random", pca, SUPERVISED]
             yield group, Grid.from_dict({"generators": {group: found[group]}, "methods": methods} | plain)
+
+
+def controls(runs: Path) -> list[dict[str, Any]]:
+    """Score what has to come out bad, read as faces: the bundled generator's axes once its weights are shuffled, and
+    one direction ten times over."""
+    whole = load_generator("toonfaces")
+    broken = load_generator(str(shuffled("toonfaces", runs / "shuffled-toonfaces")))
+    asked = [
+        ("toonfaces", whole, METHODS["eigen"](measured=False)),
+        ("shuffled", broken, METHODS["eigen"](measured=False)),
+        ("toonfaces", whole, Duplicated()),
+    ]
+    rows = []
+    for label, generator, method in asked:
+        directions = method.fit(generator, seed=0)[:K]
+        row: dict[str, Any] = {"network": label, "directions": method.name}
+        for name in ("attribute_matrix_toonfaces_v1", "effect_orthogonality_v1"):
+            score = METRICS[name]().score(generator, directions, seed=0)
+            row[name] = round(score.value, 4)
+            if "coverage" in score.details:
+                row["coverage"] = round(score.details["coverage"][str(K)], 4)
+                row["abstained"] = round(sum(score.details["abstained"]) / K, 4)
+        rows.append(row)
+    return rows
 
 
 # --- what is written --------------------------------------------------------------------------------------------------
@@ -200,7 +227,33 @@ def beyond(summary: Summary) -> dict[str, str]:
     return {"generator": summary.group, "method": summary.method} | dict.fromkeys(names.values(), "-") | told
 
 
-def write(out: Path, done: Mapping[str, Comparison], seconds: float) -> None:
+def best_shares(lines: Sequence[Mapping[str, Any]], calibration: str = "change") -> list[dict[str, str]]:
+    """Return a row a factor: the largest share that it has in what any direction of a method changes.
+
+    Args:
+        lines: of `results.jsonl`; those of attribute matrices are read.
+        calibration: at which strengths.
+    """
+    best: dict[str, dict[str, float]] = {}
+    methods: list[str] = []
+    for line in lines:
+        cell = line["cell"]
+        is_matrix = cell["metric"].startswith("attribute_matrix") and line["status"] == "done"
+        if not is_matrix or cell["calibration"] != calibration:
+            continue
+        methods.append(cell["method"])
+        details = line["details"]
+        for i, factor in enumerate(details["factors"]):
+            shares = [0.0]
+            for row in details["moved"]:
+                if row[i] is not None and row[i] >= MOVED:
+                    shares.append(row[i] / sum(each or 0.0 for each in row))
+            best.setdefault(factor, {})[cell["method"]] = max(shares)
+    methods.sort()
+    return [{"attribute": name} | {m: f"{row.get(m, 0.0):.2f}" for m in methods} for name, row in sorted(best.items())]
+
+
+def write(out: Path, done: Mapping[str, Comparison], seconds: float, bad: Sequence[Mapping[str, Any]] = ()) -> None:
     """Write the tables and figures of all comparisons."""
     pages = ["# Tables\n\nMade by `python -m benchmarks.result`; [README.md](README.md) says what they mean.\n"]
     rows, lines = [], []
@@ -216,9 +269,12 @@ def write(out: Path, done: Mapping[str, Comparison], seconds: float) -> None:
             pages.append(f"### further figures at equal change of images\n\n{markdown(at_change)}")
         pages.append(f"### what can be said of order\n\n{claims_text(claims(found))}")
         lines += [json.dumps({"grid": name} | each, sort_keys=True) for each in comparison.results.latest().values()]
+    if bad:
+        told = [{name: str(value) for name, value in each.items()} for each in bad]
+        pages.append(f"## controls on the bundled generator, read as faces, at 2 σ\n\n{markdown(told)}")
     write_text(out / "tables.md", "\n".join(pages), force=True)
     about = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__, "seconds": seconds}
-    write_json(out / "figures.json", {"about": about, "rows": rows}, force=True)
+    write_json(out / "figures.json", {"about": about, "rows": rows, "controls": list(bad)}, force=True)
     packed = gzip.compress("".join(line + "\n" for line in lines).encode(), mtime=0)
     (out / "results.jsonl.gz").write_bytes(packed)
 
@@ -248,16 +304,26 @@ def main() -> None:
     parser.add_argument("--grids", nargs="*", help="only these: eigengan, stylegan2, twin, shuffled, learned, ...")
     parser.add_argument("--methods", type=int, help="only the first so many of each grid")
     parser.add_argument("--brief", action="store_true", help="only at equal change of images, read off 4 codes")
+    parser.add_argument("--controls", action="store_true", help="score the controls on the bundled generator too")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no further grid after so many")
     parser.add_argument("--out", type=Path, default=OUT, help="for the tables (default: docs/results)")
+    parser.add_argument("--found", type=Path, help="print who finds which attribute by a results.jsonl, and end")
     args = parser.parse_args()
+    if args.found:
+        lines = [json.loads(line) for line in args.found.read_text("utf-8").splitlines()]
+        print(markdown(best_shares(lines)), end="")
+        return
     METHODS.table["duplicated"] = "benchmarks.result:Duplicated"
     runtime.set_threads(1)
     began = time.monotonic()
     data = {"data": args.data, "correlated": args.correlated, "rare": args.rare}
     seeds = parse_seeds(args.seeds)
     train_networks(args.runs, data, seeds, args.kimg)
-    done = {}
+    kept = args.runs / "controls.json"
+    if args.controls:
+        write_json(kept, controls(args.runs), force=True)
+    bad = json.loads(kept.read_text("utf-8")) if kept.exists() else []
+    done: dict[str, Comparison] = {}
     for name, grid in grids(args.runs, seeds, args.kimg, most=args.methods, brief=args.brief):
         comparison = Comparison(grid, args.runs / "grids" / name, device="cpu", log=print)
         is_asked = not args.grids or name in args.grids
@@ -265,7 +331,7 @@ def main() -> None:
             comparison.run()
         if comparison.results.path.exists():
             done[name] = comparison
-            write(args.out, done, time.monotonic() - began)
+            write(args.out, done, time.monotonic() - began, bad)
     contact_sheet(args.runs, list(FAMILIES), seeds, args.kimg, args.out)
 
 

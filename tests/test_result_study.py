@@ -51,7 +51,7 @@ def test_only_networks_that_are_there_are_compared(runs) -> None:
 def test_shuffling_keeps_the_numbers_and_loses_their_places(runs, tmp_path) -> None:
     source = result.place(runs, "eigengan", 0) / "last"
     before = load_generator(str(source))
-    after = load_generator(str(result.shuffled(source, tmp_path / "shuffled")))
+    after = load_generator(str(result.shuffled(str(source), tmp_path / "shuffled")))
     weights = zip(before.network.parameters(), after.network.parameters(), strict=True)
     for a, b in weights:
         assert torch.equal(a.flatten().sort().values, b.flatten().sort().values)
@@ -84,3 +84,16 @@ def test_duplicated_directions_come_out_bad_and_everything_is_written(runs, tmp_
     lines = gzip.decompress((tmp_path / "results.jsonl.gz").read_bytes()).decode().splitlines()
     assert len(lines) == 4
     assert all(json.loads(line)["command"].startswith("eigenlens compare") for line in lines)
+
+
+def test_the_best_share_of_an_attribute_is_that_of_its_purest_direction() -> None:
+    def line(method: str, moved: list[list[float | None]], calibration: str = "change") -> dict:
+        cell = {"metric": "attribute_matrix_pixels_v1", "method": method, "calibration": calibration}
+        return {"cell": cell, "status": "done", "details": {"factors": ["hue", "size"], "moved": moved}}
+
+    lines = [line("sefa", [[1.0, 1.0], [3.0, 1.0], [0.05, 0.0]]), line("axes", [[0.0, None]])]
+    rows = result.best_shares([*lines, line("axes", [[1.0, 0.0]], "native")])
+    assert rows == [
+        {"attribute": "hue", "axes": "0.00", "sefa": "0.75"},
+        {"attribute": "size", "axes": "0.00", "sefa": "0.50"},
+    ]
