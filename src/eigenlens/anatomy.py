@@ -23,7 +23,7 @@ from .errors import UserError
 from .generator import Generator
 from .method import METHODS
 from .metric import METRICS
-from .reader import open_reader, read
+from .reader import Reader, open_reader, read
 
 SILENT = 0.01
 """Share of the strongest effect below which a layer's strongest axis makes it a silent layer: it has collapsed."""
@@ -105,7 +105,7 @@ class Anatomy:
         return matched_null(q, q, q)[0]
 
 
-def examine(generator: Generator, *, reader: str | None = None, n: int = 24, seed: int = 0) -> Anatomy:
+def examine(generator: Generator, *, reader: str | Reader | None = None, n: int = 24, seed: int = 0) -> Anatomy:
     """Measure all axes of an EigenGAN.
 
     It costs about 450 images an axis.
