@@ -4,8 +4,9 @@
 
 FOLDER holds runs of `eigenlens train` whose names end in `-seedK`; what stands before is their group. The groups that
 the questions name are `eigengan-32` (the published start), `eigengan-32-ascending` and `eigengan-32-equal` (another
-initial L), `correlated-32` (data with tied factors), `rare-32` (with rare ones), `twin-32` (no subspaces); further
-EigenGANs that give axes in question 5 come by `--donors`. A question is measured on the runs that are there. Each
+initial L), `correlated-32` (data with tied factors), `rare-32` (with rare ones), `twin-32` (no subspaces),
+`toon-published` and `toon-floor` (recipes without and with a floor of effects); further EigenGANs that give axes in
+question 5 come by `--donors`. A question is measured on the runs that are there. Each
 measurement is one line of `results.jsonl`; what stands there for the same weights is not measured again. `tables.md` is
 made from the lines.
 
@@ -34,6 +35,8 @@ import numpy as np
 PLAIN, TWIN, RARE = "eigengan-32", "twin-32", "rare-32"
 STARTS = (PLAIN, "eigengan-32-ascending", "eigengan-32-equal")
 CORRELATED = "correlated-32"
+FACES = (*STARTS, RARE, CORRELATED, "toon-published", "toon-floor")
+"""Groups of toon faces, the last two of `python -m benchmarks recipes`: those of questions 1 and 3."""
 BUNDLED = "toonfaces"
 GRAFTED = ("3", "2-3")
 """Layers that question 5 moves."""
@@ -49,14 +52,22 @@ T_95 = (math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262
 # --- runs and lines ---------------------------------------------------------------------------------------------------
 
 
-def find_runs(folder: Path) -> dict[str, dict[int, Path]]:
-    """Return group -> seed -> generator folder of every finished run."""
+def find_runs(folders: Iterable[Path]) -> dict[str, dict[int, Path]]:
+    """Return group -> seed -> generator folder of the runs that have come as far as the longest of their group."""
     groups: dict[str, dict[int, Path]] = {}
-    for path in sorted(folder.glob("*-seed*")):
+    for path in sorted((path for folder in folders for path in folder.glob("*-seed*")), key=lambda path: path.name):
         match = re.fullmatch(r"(.+)-seed(\d+)", path.name)
-        if match and (path / "last" / "model.safetensors").is_file() and last_distance(path) is not None:
+        if match and (path / "last" / "model.safetensors").is_file():
             groups.setdefault(match[1], {})[int(match[2])] = path / "last"
+    for group, found in groups.items():
+        longest = max(map(kimg_of, found.values()))
+        groups[group] = {seed: path for seed, path in found.items() if kimg_of(path) > longest - 0.5}
     return groups
+
+
+def kimg_of(generator: Path) -> float:
+    """Return for how many thousands of images a generator has been trained."""
+    return float(json.loads((generator / "config.json").read_text("utf-8"))["training"]["kimg"])
 
 
 def last_distance(run: Path) -> tuple[float, float] | None:
@@ -272,8 +283,13 @@ def _grouped(lines: Iterable[Mapping[str, Any]], key: Callable[[Mapping[str, Any
     return groups
 
 
+def _group(cell: Mapping[str, Any]) -> str:
+    """Return the name of a group in a table; groups of different length stand apart."""
+    return str(cell["group"]) + (f", {cell['kimg']:.0f} kimg" if "kimg" in cell else "")
+
+
 def _first(lines: list[Mapping[str, Any]]) -> str:
-    groups = _grouped(lines, lambda cell: cell["group"])
+    groups = _grouped(lines, _group)
     names = list(next(iter(groups.values()))[0]["rank_correlation"])
     rows = [
         [group, *(interval(each["rank_correlation"][name] for each in found) for name in names)]
@@ -294,7 +310,7 @@ def _first(lines: list[Mapping[str, Any]]) -> str:
 
 def _second(lines: list[Mapping[str, Any]]) -> str:
     pieces = ["## 2. Is the hierarchy real?\n"]
-    for group, found in _grouped(lines, lambda cell: cell["group"]).items():
+    for group, found in _grouped(lines, _group).items():
         layers = list(found[0]["layers"])
         factors = list(found[0]["layers"][layers[0]]["moved"])
         rows = [
@@ -367,10 +383,14 @@ of images from the host's at the same codes, over that of two samples.
 
 
 def _sixth(lines: list[Mapping[str, Any]]) -> str:
+    longest = max(line["cell"]["kimg"] for line in lines)
     by_seed: dict[int, dict[str, float]] = {}
     for line in lines:
-        by_seed.setdefault(line["cell"]["seed"], {})[line["cell"]["group"]] = line["figures"]["distance"]
+        if line["cell"]["kimg"] > longest - 0.5:
+            by_seed.setdefault(line["cell"]["seed"], {})[line["cell"]["group"]] = line["figures"]["distance"]
     both = {seed: each for seed, each in by_seed.items() if PLAIN in each and TWIN in each}
+    if not both:
+        return "## 6. What does the structure cost?\n\nNo twin without subspaces has come as far as its run.\n"
     rows = [[f"seed {seed}", f"{each[PLAIN]:.1f}", f"{each[TWIN]:.1f}"] for seed, each in sorted(both.items())]
     rows += [["mean", *(interval(each[group] for each in both.values()) for group in (PLAIN, TWIN))]]
     rows += [["difference", interval(each[PLAIN] - each[TWIN] for each in both.values()), ""]]
@@ -385,7 +405,7 @@ def _sixth(lines: list[Mapping[str, Any]]) -> str:
 def main() -> None:
     """Measure what is not known yet, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--runs", type=Path, nargs="+", required=True, help="folders of the runs")
     parser.add_argument("--donors", type=Path, nargs="*", default=[], help="question 5: generators of other data")
     parser.add_argument("--data", type=Path, help="question 5: the hosts' images, for grafts tuned by one kimg")
     parser.add_argument("--questions", default="1,2,3,4,5,6", help="which, with commas between")
@@ -401,7 +421,7 @@ def main() -> None:
     asked = {int(each) for each in options.questions.split(",")}
     groups = find_runs(options.runs)
     if not groups:
-        parser.error(f"{options.runs} holds no finished runs called NAME-seedK")
+        parser.error(f"{', '.join(map(str, options.runs))} hold no runs called NAME-seedK")
     answer(lines, groups, asked, options)
     known = sorted(lines.known.values(), key=lambda line: json.dumps(line["cell"], sort_keys=True))
     (options.out / "tables.md").write_text(tables(known), encoding="utf-8")
@@ -438,7 +458,7 @@ def answer(
     for group, runs in groups.items():
         for seed, path in runs.items():
             _of_one(lines, bench, {"group": group, "seed": seed}, path, asked, options.samples)
-        if 3 in asked and group in (*STARTS, RARE, CORRELATED) and len(runs) > 1:
+        if 3 in asked and group in FACES and len(runs) > 1:
             at = {"group": group, "weights": [bench.open(path).weight_hash for path in runs.values()], **LABELS}
             lines.measured(3, at, partial(stability, bench, list(runs.values())))
     if asked & {1, 2}:
@@ -452,9 +472,9 @@ def _of_one(lines: Lines, bench: Bench, name: Mapping[str, Any], path: Path, ask
     group, distance = name["group"], last_distance(path.parent)
     if 6 in asked and group in (PLAIN, TWIN) and distance is not None:
         lines.measured(6, {**name, "kimg": distance[0]}, lambda: {"distance": distance[1]})
-    if group not in STARTS or not asked & {1, 2, 4}:
+    if group not in FACES or not asked & {1, 2, 4}:
         return
-    at = {**name, "weights": bench.open(path).weight_hash}
+    at = {**name, "kimg": kimg_of(path), "weights": bench.open(path).weight_hash}
     if 1 in asked:
         lines.measured(1, at, lambda: axes_of(bench.examine(path)))
     if 2 in asked and group == PLAIN:

@@ -69,7 +69,7 @@ def test_small_runs_are_asked_everything_once(
 
 
 def test_runs_are_found_by_name_and_only_when_whole(questions: ModuleType, runs: Path) -> None:
-    found = questions.find_runs(runs)
+    found = questions.find_runs([runs])
     assert {group: sorted(seeds) for group, seeds in found.items()} == {"eigengan-32": [0, 1], "twin-32": [0, 1]}
 
 
