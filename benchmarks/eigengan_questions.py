@@ -70,6 +70,18 @@ def kimg_of(generator: Path) -> float:
     return float(json.loads((generator / "config.json").read_text("utf-8"))["training"]["kimg"])
 
 
+def start_of(generator: Path) -> tuple[int, Any]:
+    """Return the seed of a generator's training, and the network as it was before the first step."""
+    import torch
+
+    from eigenlens.generators.eigengan import EigenGANConfig, EigenGANNetwork
+
+    config = json.loads((generator / "config.json").read_text("utf-8"))["training"]["config"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config["seed"])
+        return config["seed"], EigenGANNetwork(EigenGANConfig(**config["model"]))
+
+
 def last_distance(run: Path) -> tuple[float, float] | None:
     """Return kimg and mean sliced Wasserstein distance at the last measurement of a run; None where there is none."""
     found = None
@@ -167,6 +179,18 @@ def axes_of(anatomy: Any) -> dict[str, Any]:
     return found
 
 
+def against_start(generator: Any, start: Any) -> dict[str, Any]:
+    """Return how near U of each layer still is to what it was before training: mean |cos| of each u_j with itself.
+
+    By chance it is about 1 / √(height x width x channels): 0.02 in layer 1 and less in the others.
+    """
+    from torch.nn.functional import cosine_similarity
+
+    pairs = zip(generator.network.subspaces(), start.subspaces(), strict=True)
+    cosines = [cosine_similarity(a.basis.detach().flatten(1), b.basis.detach().flatten(1)).abs() for a, b in pairs]
+    return {f"layer{i}": float(each.mean()) for i, each in enumerate(cosines, start=1)}
+
+
 def against_components(anatomy: Any, *, n: int) -> dict[str, Any]:
     """Return how near each layer's axes are to principal directions, and what random ones are.
 
@@ -261,7 +285,7 @@ def interval(values: Iterable[float | None]) -> str:
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
+    lines = [[cell.replace("|", "\\|") for cell in line] for line in (head, ["---"] * len(head), *rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
@@ -331,7 +355,10 @@ def _second(lines: list[Mapping[str, Any]]) -> str:
 
 def _third(lines: list[Mapping[str, Any]]) -> str:
     rows, finds = [], []
+    starts = _grouped((line for line in lines if "seed" in line["cell"]), _group)
     for line in lines:
+        if "seed" in line["cell"]:
+            continue
         group, figures = line["cell"]["group"], line["figures"]
         runs = len(figures["matched"])
         pairs = list(itertools.combinations(range(runs), 2))
@@ -345,7 +372,10 @@ def _third(lines: list[Mapping[str, Any]]) -> str:
         finds.append([group, ", ".join(f"{name} {count}/{runs}" for name, count in listed if count) or "-"])
     head = ["group", "runs", "matched |cos|", "axes turned at random within layers", "pairs above their null"]
     counts = table(["group", "factors that were found, in how many runs"], finds)
-    return f"## 3. Do the axes depend on the seed?\n\n{table(head, rows)}\n{counts}"
+    names = list(dict.fromkeys(name for found in starts.values() for each in found for name in each))
+    kept = [[group, *(interval(e.get(name) for e in found) for name in names)] for group, found in starts.items()]
+    drawn = table(["group: |cos| of each u with its start", *names], kept) if kept else ""
+    return f"## 3. Do the axes depend on the seed?\n\n{table(head, rows)}\n{counts}\n{drawn}"
 
 
 def _fourth(lines: list[Mapping[str, Any]]) -> str:
@@ -360,13 +390,21 @@ def _fourth(lines: list[Mapping[str, Any]]) -> str:
 
 
 def _fifth(lines: list[Mapping[str, Any]]) -> str:
-    key = lambda cell: (cell["donors"], cell["layers"], cell["with_injection"], cell["axes"])  # noqa: E731
+    key = lambda cell: tuple(cell[name] for name in ("donors", "start", "layers", "with_injection", "axes"))  # noqa: E731
     rows = [
-        [donors, layers, "yes" if injected else "no", axes, *(interval(e[name] for e in found) for name in found[0])]
-        for (donors, layers, injected, axes), found in sorted(_grouped(lines, key).items(), key=str)
+        [
+            donors,
+            start,
+            layers,
+            "yes" if injected else "no",
+            axes,
+            *(interval(e[name] for e in found) for name in found[0]),
+        ]
+        for (donors, start, layers, injected, axes), found in sorted(_grouped(lines, key).items(), key=str)
     ]
     head = [
         "axes from",
+        "initial weights",
         "layers",
         "injections",
         "what moved",
@@ -472,13 +510,15 @@ def _of_one(lines: Lines, bench: Bench, name: Mapping[str, Any], path: Path, ask
     group, distance = name["group"], last_distance(path.parent)
     if 6 in asked and group in (PLAIN, TWIN) and distance is not None:
         lines.measured(6, {**name, "kimg": distance[0]}, lambda: {"distance": distance[1]})
-    if group not in FACES or not asked & {1, 2, 4}:
+    if group not in FACES or not asked & {1, 2, 3, 4}:
         return
     at = {**name, "kimg": kimg_of(path), "weights": bench.open(path).weight_hash}
     if 1 in asked:
         lines.measured(1, at, lambda: axes_of(bench.examine(path)))
     if 2 in asked and group == PLAIN:
         lines.measured(2, {**at, **LABELS}, lambda: axes_of(bench.examine(path)))
+    if 3 in asked:
+        lines.measured(3, at, lambda: against_start(bench.open(path), start_of(path)[1]))
     if 4 in asked and group == PLAIN:
         lines.measured(4, {**at, "samples": samples}, lambda: against_components(bench.examine(path), n=samples))
 
@@ -511,13 +551,14 @@ def _of_grafts(
     following = dict(zip(hosts, [*list(hosts)[1:], *list(hosts)[:1]], strict=True))
     for seed, folder in hosts.items():
         givers = [("the same data, next seed", hosts[following[seed]])] if len(hosts) > 1 else []
-        givers += [("tied factors", tied[seed])] if seed in tied else []
+        givers += [("tied factors", each) for each in tied.values()]
         givers += [("other data", path) for path in options.donors]
         for (donors, path), layers, injected in itertools.product(givers, GRAFTED, (False, True)):
             host, donor = bench.open(folder), bench.open(path)
+            is_alike = start_of(folder)[0] == start_of(path)[0]
             what = {
-                "donors": donors, "host": host.weight_hash, "donor": donor.weight_hash, "layers": layers,
-                "with_injection": injected,
+                "donors": donors, "start": "the same" if is_alike else "another", "host": host.weight_hash,
+                "donor": donor.weight_hash, "layers": layers, "with_injection": injected,
             }  # fmt: skip
             ways: dict[str, Callable[[], Mapping[str, Any]]] = {
                 "axes": partial(grafted, host, donor, layers, with_injection=injected, control=None),

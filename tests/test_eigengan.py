@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -252,3 +253,12 @@ def test_the_linear_case_is_pca(seed: int) -> None:
     assert torch.allclose(scale.square(), values[:q] - noise, rtol=0.05)
     assert torch.allclose((2 * log_noise).exp(), noise, rtol=0.05)
     assert torch.allclose(subspace.offset, mean, atol=1e-3)
+
+
+@pytest.mark.parametrize("law", ["descending", "equal", "ascending"])
+def test_every_initial_importance_comes_back_from_a_file(law: str, tmp_path: Path) -> None:
+    config = EigenGANConfig(16, noise_dim=4, n_basis=(3, 2), base_channels=4, widths="relative", importance_init=law)  # type: ignore[arg-type]
+    made = EigenGAN(EigenGANNetwork(config), name=law)
+    again = load_generator(made.save(tmp_path / law))
+    assert torch.equal(again.own_axes().fields["importance_at_init"], made.own_axes().fields["importance_at_init"])
+    assert float(initial_importance(3, law).square().mean()) == pytest.approx((9 + 36 + 81) / 3)

@@ -52,7 +52,7 @@ def test_small_runs_are_asked_everything_once(
     questions.main()
     lines = [json.loads(text) for text in (tmp_path / "results.jsonl").read_text("utf-8").splitlines()]
     asked = sorted(line["cell"]["question"] for line in lines)
-    assert asked == [1] * 2 + [2] * 2 + [3] + [4] * 2 + [5] * 2 * 2 * 3 + [6] * 4
+    assert asked == [1] * 2 + [2] * 2 + [3] * 3 + [4] * 2 + [5] * 2 * 2 * 3 + [6] * 4
     text = (tmp_path / "tables.md").read_text("utf-8")
     for number in range(1, 7):
         assert text.count(f"\n## {number}. ") == 1

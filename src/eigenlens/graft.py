@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,7 @@ def tune(grafted: Generator, state_file: str | Path, *, data: str | Path, kimg: 
         state[network] |= {name: weights[name].cpu().clone() for name in changed}
     config = _config(json.loads(state["config"]))
     config = replace(config, kimg=state["step"] * config.batch / 1000 + kimg)
+    state["config"] = json.dumps(asdict(config))  # whole: one that an older version wrote lacks what came since
     with written_beside(place) as beside:
         torch.save(state, beside)
     train(config, data=data, run=run, log=lambda line: None)

@@ -183,7 +183,9 @@ def initial_importance(n_basis: int, law: str) -> Tensor:
     """Return the initial L, [q]: 3q, ..., 6, 3 for `descending`, as published."""
     descending = torch.arange(n_basis, 0, -1) * 3.0
     if law == "equal":
-        return torch.full((n_basis,), float(descending.square().mean().sqrt()))
+        # by plain numbers: a network that is read from a file is first made without any
+        mean_square = sum((3.0 * j) ** 2 for j in range(1, n_basis + 1)) / max(n_basis, 1)
+        return torch.full((n_basis,), math.sqrt(mean_square))
     return descending if law == "descending" else descending.flip(0)
 
 
