@@ -13,6 +13,7 @@ from eigenlens.commands.edits import parse_move
 from eigenlens.commands.words import parse_range, parse_seeds
 from eigenlens.errors import UserError
 from eigenlens.generator import Generator
+from eigenlens.images import read_recipe
 
 
 @pytest.fixture
@@ -157,6 +158,9 @@ def test_before_stands_beside_after(model: str, tmp_path: Path) -> None:
     assert main(["edit", model, "--move", "L1D1 by 4", "--before", "--out", str(out)]) == 0
     with Image.open(out) as picture:
         assert picture.width > 1.5 * picture.height
+    recipe = read_recipe(out)
+    assert recipe is not None
+    assert recipe["command"].endswith(f"--out {out} --before")  # it makes this picture, not the half of it
 
 
 def test_edit_carries_its_bounds(model: str, tmp_path: Path, capsys) -> None:

@@ -146,8 +146,9 @@ def edit(
         picture = pictures.grid(
             torch.stack([tiles[each] for each in shown]), columns=len(shown), column_labels=shown, min_tile=192
         )
-    precision = f" --precision {machine.precision}" if machine.recorded_precision else ""
-    recipe = {"version": 1, "edit": wanted.to_json(), "command": shell(wanted, str(out)) + precision}
+    flags = " --before" * before + " --difference" * difference
+    flags += f" --precision {machine.precision}" if machine.recorded_precision else ""
+    recipe = {"version": 1, "edit": wanted.to_json(), "command": shell(wanted, str(out)) + flags}
     pictures.save(picture, out, recipe=recipe, force=force)
     if save_edit is not None:
         write_json(save_edit, wanted.to_json(), force=force)
