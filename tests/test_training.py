@@ -471,6 +471,19 @@ def test_resuming_cuts_figures_that_came_after_the_state(faces, tmp_path):
     assert "NaN" not in (run / "metrics.jsonl").read_text("utf-8")  # no R1: no figure
 
 
+def test_a_state_from_before_a_setting_existed_goes_on_with_its_default(faces, tmp_path):
+    config = configure("tiny-16", kimg=0.016, **QUIET)
+    run = train(config, data=faces, run=tmp_path / "run", log=silent)
+    state = state_of(run)
+    old = json.loads(state["config"])
+    del old["effect_floor"], old["information_weight"]
+    torch.save(state | {"config": json.dumps(old)}, run / "last" / "state.pt")
+    with pytest.raises(UserError, match=r"effect_floor \(was 0.0, now 0.5\)"):
+        train(configure("tiny-16", kimg=0.032, effect_floor=0.5, **QUIET), data=faces, run=run, log=silent)
+    train(configure("tiny-16", kimg=0.032, **QUIET), data=faces, run=run, log=silent)
+    assert state_of(run)["step"] == 4
+
+
 def test_resuming_with_other_settings_or_data_names_what_differs(faces, tmp_path):
     config = configure("tiny-16", kimg=0.016, **QUIET)
     run = train(config, data=faces, run=tmp_path / "run", log=silent)

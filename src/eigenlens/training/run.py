@@ -234,7 +234,14 @@ def read_state(file: Path, config: Any, data: Dataset) -> dict[str, Any]:
         raise UserError(
             f"{file} is no training state in format {STATE_FORMAT}; give another --resume, or another --run"
         )
-    then, now = (_flat(json.loads(text)) for text in (state["config"], json.dumps(dataclasses.asdict(config))))
+    # a setting that the state does not know came later, with a default that changes nothing
+    before, then, now = (
+        _flat(json.loads(text))
+        for text in (
+            json.dumps(dataclasses.asdict(type(config)())), state["config"], json.dumps(dataclasses.asdict(config)),
+        )
+    )  # fmt: skip
+    then = before | then
     differing = [key for key in now if then.get(key) != now[key] and key not in FREE_ON_RESUME]
     if differing:
         listed = ", ".join(f"{key} (was {then.get(key)}, now {now[key]})" for key in differing)
