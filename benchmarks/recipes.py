@@ -16,6 +16,7 @@ import argparse
 import json
 import platform
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from eigenlens.files import write_json
 from eigenlens.generator import load_generator
 from eigenlens.method import METHODS
 from eigenlens.training.data import open_dataset
-from eigenlens.training.eigengan import configure, train
+from eigenlens.training.eigengan import configure, strongest_of, train
 from eigenlens.training.run import data_distance
 
 RESULTS = Path(__file__).parent / "results" / "recipes.json"
@@ -68,7 +69,7 @@ def folder_of(runs: Path, data: str, recipe: str, seed: int) -> Path:
     return runs / f"{data}-{recipe.replace(' ', '-')}-seed{seed}"
 
 
-def measured(run: Path, data: Path, seed: int) -> dict[str, Any]:
+def measured(run: Path, data: Path) -> dict[str, Any]:
     """Measure the averaged generator of a finished run."""
     generator = load_generator(run / "last")
     about = yaml.safe_load((run / "config.yaml").read_text("utf-8"))
@@ -76,18 +77,23 @@ def measured(run: Path, data: Path, seed: int) -> dict[str, Any]:
     axes = METHODS["eigen"](measured=False).fit(generator)
     effects = measure_effect(generator, axes, n=64, seed=1)
     layers = generator.own_axes().layers
-    strongest = {each: float(effects[[one == each for one in layers]].max()) for each in dict.fromkeys(layers)}
+    strongest = strongest_of(effects, layers).values()
     levels = data_distance(generator, images, BASE["distance_images"])
     ticks = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
     return {
         "kimg": about["config"]["kimg"],
         "distance": sum(levels.values()) / len(levels),
         "effects": dict(zip(axes.names, effects.tolist(), strict=True)),
-        "weakest_layer": min(strongest.values()) / max(strongest.values()),
+        "weakest_layer": min(strongest) / max(strongest),
         "dead_axes": int((effects < DEAD * effects.max()).sum()),
         "axes": len(axes),
         "seconds": max(tick["seconds"] for tick in ticks if "seconds" in tick),
     }
+
+
+def in_order(cells: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Sort cells by data, recipe as listed, and seed."""
+    return sorted(cells, key=lambda cell: (cell["data"], list(RECIPES).index(cell["recipe"]), cell["seed"]))
 
 
 def table(cells: list[dict[str, Any]]) -> str:
@@ -140,13 +146,12 @@ def main() -> None:
                 run = folder_of(args.runs, name, recipe, seed)
                 config = configure("cpu-64", **(BASE | RECIPES[recipe]), kimg=args.kimg, seed=seed)
                 train(config, data=path, run=run, threads=args.threads)
-                cell = {"data": name, "recipe": recipe, "seed": seed} | measured(run, Path(path), seed)
+                cell = {"data": name, "recipe": recipe, "seed": seed} | measured(run, Path(path))
                 cells[name, recipe, seed] = cell
                 about = {"processor": platform.processor() or platform.machine(), "instructions": cpu_flags()}
                 about |= {"torch": torch.__version__, "threads": torch.get_num_threads()}
-                order = sorted(cells.values(), key=lambda c: (c["data"], list(RECIPES).index(c["recipe"]), c["seed"]))
-                write_json(args.out, {"machine": about, "cells": order}, force=True)
-    print(table(sorted(cells.values(), key=lambda c: (c["data"], list(RECIPES).index(c["recipe"]), c["seed"]))))
+                write_json(args.out, {"machine": about, "cells": in_order(cells.values())}, force=True)
+    print(table(in_order(cells.values())))
 
 
 if __name__ == "__main__":

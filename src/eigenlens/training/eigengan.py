@@ -28,7 +28,7 @@ from ..errors import unknown_name
 from ..generator import Generator
 from ..generators.eigengan import BASE, SLOPE, EigenGAN, EigenGANConfig, EigenGANNetwork, he_normal_
 from ..method import METHODS
-from .run import Adversaries, check_numbers, conduct, overridden, r1_penalty
+from .run import Adversaries, Length, check_numbers, conduct, overridden, r1_penalty
 
 EFFECT_SAMPLES = 16  # of each measurement while training
 AUGMENTATIONS = ("color", "translation", "cutout")
@@ -39,7 +39,7 @@ FLOOR_STRIDE = 4  # one image in so many is generated again to see what a layer 
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Length):
     """What fixes a training run, apart from its data."""
 
     model: EigenGANConfig = field(default_factory=EigenGANConfig)
@@ -107,16 +107,6 @@ class TrainConfig:
             if name not in AUGMENTATIONS:
                 raise unknown_name("augmentation", name, AUGMENTATIONS)
         check_numbers(self, {"orthogonality_weight": 0, "effect_floor": 0, "information_weight": 0, "r1_weight": 0})
-
-    @property
-    def n_steps(self) -> int:
-        """How many steps the training has."""
-        return math.ceil(1000 * self.kimg / self.batch - 1e-9)
-
-    @property
-    def ema_decay(self) -> float:
-        """Share of the averaged weights that one step keeps."""
-        return 0.5 ** (self.batch / (1000 * self.ema_half_life)) if self.ema_half_life > 0 else 0.0
 
 
 _SMALL = TrainConfig(
@@ -401,10 +391,7 @@ class Training(Adversaries):
         runtime.average([*[p.grad for p in self.generator.parameters() if p.grad is not None], figures])
         self.generator_optimiser.step()
 
-        with torch.no_grad():
-            torch._foreach_lerp_(
-                list(self.averaged.parameters()), list(self.generator.parameters()), 1.0 - config.ema_decay
-            )
+        self.follow()
         self.step += 1
         return figures
 
@@ -425,11 +412,7 @@ class Training(Adversaries):
         layer = alive[step % len(alive)]
         start = model.noise_dim + sum(model.bases[:layer])
         moved = latent[::FLOOR_STRIDE].clone()
-        drawn = runtime.generator_for(self.config.seed, "floor", step).standard_normal(
-            (self.config.batch, model.bases[layer]), np.float32
-        )
-        mine = torch.from_numpy(drawn[runtime.share(self.config.batch)][::FLOOR_STRIDE])
-        moved[:, start : start + model.bases[layer]] = mine.to(moved)
+        moved[:, start : start + model.bases[layer]] = self.drawn(model.bases[layer], "floor")[::FLOOR_STRIDE]
         with self._mixed():
             other = self.generate(moved)
         difference = _at_least_float(other) - _at_least_float(fake[::FLOOR_STRIDE])
@@ -437,9 +420,6 @@ class Training(Adversaries):
         over_all = change.detach().clone()
         runtime.average([over_all])  # one process or many: the same side of the floor
         return (1 - change / self.config.effect_floor) * (over_all < self.config.effect_floor)
-
-    def _mixed(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_mixed)
 
     def _augmented(self, images: Tensor, whose: str) -> Tensor:
         if not self.config.augment:
@@ -511,6 +491,11 @@ def importance_chart(names: Sequence[str], figures: dict[str, Tensor]) -> Image.
     return chart
 
 
+def strongest_of(effects: Tensor, layers: Sequence[str]) -> dict[str, float]:
+    """Return the strongest effect of each layer, for effects [k] of axes and the layer of each."""
+    return {layer: float(effects[[one == layer for one in layers]].max()) for layer in dict.fromkeys(layers)}
+
+
 def collapsed_layers(effects: Tensor, layers: Sequence[str]) -> list[str]:
     """Return the layers all of whose axes do less than 1 % of what the strongest axis does.
 
@@ -518,8 +503,7 @@ def collapsed_layers(effects: Tensor, layers: Sequence[str]) -> list[str]:
         >>> collapsed_layers(torch.tensor([0.2, 0.1, 0.001, 0.0005]), ["layer1", "layer1", "layer2", "layer2"])
         ['layer2']
     """
-    strongest = {layer: float(effects[[one == layer for one in layers]].max()) for layer in dict.fromkeys(layers)}
-    return [layer for layer, effect in strongest.items() if effect < 0.01 * float(effects.max())]
+    return [layer for layer, effect in strongest_of(effects, layers).items() if effect < 0.01 * float(effects.max())]
 
 
 # --- the loop ---------------------------------------------------------------------------------------------------------

@@ -45,6 +45,25 @@ FIGURES = ("discriminator_loss", "generator_loss", "r1", "score_real", "score_fa
 
 # --- settings ---------------------------------------------------------------------------------------------------------
 
+
+class Length:
+    """What follows from the lengths that the settings of every family have."""
+
+    kimg: float
+    batch: int
+    ema_half_life: float
+
+    @property
+    def n_steps(self) -> int:
+        """How many steps the training has."""
+        return math.ceil(1000 * self.kimg / self.batch - 1e-9)
+
+    @property
+    def ema_decay(self) -> float:
+        """Share of the averaged weights that one step keeps."""
+        return 0.5 ** (self.batch / (1000 * self.ema_half_life)) if self.ema_half_life > 0 else 0.0
+
+
 _LEAST = {
     "kimg": 1e-3, "batch": 1, "seed": 0, "r1_interval": 0, "learning_rate": 0, "ema_half_life": 0, "tick_kimg": 1e-3,
     "watch_kimg": 0, "distance_images": 0, "patience": 1, "save_seconds": 0,
@@ -98,6 +117,8 @@ class Adversaries:
     """The settings: `kimg`, `batch`, `seed`, `flip` ..., and `model` with the shape of the generator."""
     device: torch.device
     """Where it trains."""
+    is_mixed: bool
+    """Whether convolutions and matrix products run in bfloat16."""
     step: int
     """Steps taken so far."""
     generator: nn.Module
@@ -128,6 +149,16 @@ class Adversaries:
         indices = batch_indices(len(data), batch, self.step, seed=self.config.seed)
         flips = runtime.generator_for(self.config.seed, "flips", self.step).random(batch) < 0.5
         return gather(data.images, indices[mine], flips[mine] if self.config.flip else None).to(self.device)
+
+    def _mixed(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_mixed)
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Move the averaged generator towards the one that has just learnt."""
+        torch._foreach_lerp_(
+            list(self.averaged.parameters()), list(self.generator.parameters()), 1.0 - self.config.ema_decay
+        )
 
     def latents(self) -> Tensor:
         """Draw this process's share of the latents of this step."""

@@ -28,7 +28,7 @@ from .. import runtime
 from ..errors import UserError, unknown_name
 from ..generators.ops import demodulation, doubled, upfirdn
 from ..generators.stylegan2 import BASE, StyledConvolution, StyleGAN2, StyleGAN2Config, StyleGAN2Network
-from .run import Adversaries, check_numbers, conduct, overridden, r1_penalty
+from .run import Adversaries, Length, check_numbers, conduct, overridden, r1_penalty
 
 SLOPE, GAIN = 0.2, math.sqrt(2.0)  # of every leaky ReLU
 GROUP = 4  # images whose spread the discriminator sees together
@@ -82,7 +82,7 @@ class SmallStyleGAN2:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Length):
     """What fixes a training run, apart from its data."""
 
     model: SmallStyleGAN2 = field(default_factory=SmallStyleGAN2)
@@ -123,16 +123,6 @@ class TrainConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(float(beta) for beta in self.betas))
         check_numbers(self, {"r1_gamma": 0, "mapping_rate": 0})
-
-    @property
-    def n_steps(self) -> int:
-        """How many steps the training has."""
-        return math.ceil(1000 * self.kimg / self.batch - 1e-9)
-
-    @property
-    def ema_decay(self) -> float:
-        """Share of the averaged weights that one step keeps."""
-        return 0.5 ** (self.batch / (1000 * self.ema_half_life)) if self.ema_half_life > 0 else 0.0
 
 
 PRESETS: dict[str, TrainConfig] = {
@@ -406,17 +396,12 @@ class Training(Adversaries):
         runtime.average([*[p.grad for p in self.generator.parameters() if p.grad is not None], figures, mean_w])
         self.generator_optimiser.step()
 
+        self.follow()
         with torch.no_grad():
-            torch._foreach_lerp_(
-                list(self.averaged.parameters()), list(self.generator.parameters()), 1.0 - config.ema_decay
-            )
             assert isinstance(self.averaged.w_avg, Tensor)
             self.averaged.w_avg.lerp_(mean_w, 1.0 - W_AVG_DECAY)
         self.step += 1
         return figures
-
-    def _mixed(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_mixed)
 
     def as_generator(self, name: str) -> StyleGAN2:
         """Return a copy of the averaged network as a Generator, which prepares what it is given."""
