@@ -484,6 +484,36 @@ def test_a_state_from_before_a_setting_existed_goes_on_with_its_default(faces, t
     assert state_of(run)["step"] == 4
 
 
+def test_a_cooldown_takes_the_learning_rate_down_in_a_straight_line():
+    config = configure("tiny-16", batch=8, kimg=0.08, cooldown_kimg=0.032)
+    assert [config.pace(step) for step in range(config.n_steps)] == [1, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25]
+    assert configure("tiny-16").pace(10**6) == 1
+
+
+def test_a_step_of_the_cooldown_moves_weights_by_its_share_of_a_full_one(faces, tmp_path):
+    data = open_dataset(faces, resolution=16, channels=3, cache=tmp_path)
+    moved = []  # of the discriminator, which moves first
+    for cooldown in (0.0, 0.064):
+        training = Training(configure("tiny-16", batch=8, kimg=0.032, cooldown_kimg=cooldown), device=CPU)
+        before = torch.cat([p.detach().flatten().clone() for p in training.discriminator.parameters()])
+        training.take_step(training.reals(data), training.latents())
+        moved.append(torch.cat([p.detach().flatten() for p in training.discriminator.parameters()]) - before)
+        assert [group["lr"] for group in training.discriminator_optimiser.param_groups] == [2e-4]
+    torch.testing.assert_close(moved[1], moved[0] / 2, rtol=1e-3, atol=1e-7)
+
+
+def test_a_stopped_cooldown_goes_on_to_the_same_bits_and_its_end_cannot_be_moved(faces, tmp_path):
+    config = configure("tiny-16", kimg=0.064, cooldown_kimg=0.048, **QUIET)
+    whole = train(config, data=faces, run=tmp_path / "whole", log=silent)
+    early = train(dataclasses.replace(config, kimg=0.016, cooldown_kimg=0), data=faces, run=tmp_path / "a", log=silent)
+    train(config, data=faces, run=early, log=silent)  # it had not begun: the end is still free
+    assert_same_state(state_of(whole), state_of(early))
+    with pytest.raises(UserError, match=r"kimg \(was 0.064, now 0.096\)"):
+        train(dataclasses.replace(config, kimg=0.096), data=faces, run=whole, log=silent)
+    with pytest.raises(UserError, match=r"cooldown_kimg \(was 0.048, now 0.0\)"):
+        train(dataclasses.replace(config, cooldown_kimg=0.0), data=faces, run=whole, log=silent)
+
+
 def test_resuming_with_other_settings_or_data_names_what_differs(faces, tmp_path):
     config = configure("tiny-16", kimg=0.016, **QUIET)
     run = train(config, data=faces, run=tmp_path / "run", log=silent)

@@ -75,6 +75,8 @@ class TrainConfig(Length):
     """Learning rate of Adam, for both networks."""
     betas: tuple[float, float] = (0.5, 0.999)
     """Decay of Adam's two moments."""
+    cooldown_kimg: float = 0.0
+    """Over so many kimg, at the end, the learning rates fall in a straight line to nothing; 0: they stay."""
     ema_half_life: float = 44.33
     """Half-life in kimg of the averaged copy of the generator, which is the one that is kept."""
     augment: tuple[str, ...] = ()
@@ -369,7 +371,7 @@ class Training(Adversaries):
             r1 = r1_penalty(self.discriminator, seen[: len(real)])
             (r1 * config.r1_weight * (config.r1_interval if config.r1_scaled else 1)).backward()
         runtime.average([p.grad for p in self.discriminator.parameters() if p.grad is not None])
-        self.discriminator_optimiser.step()
+        self.advance(self.discriminator_optimiser)
 
         self.generator_optimiser.zero_grad(set_to_none=True)
         self.discriminator.requires_grad_(False)
@@ -389,7 +391,7 @@ class Training(Adversaries):
         self.discriminator.requires_grad_(True)
         figures = torch.stack([loss, g_loss, r1, of_real.mean(), of_fake.mean()]).detach()
         runtime.average([*[p.grad for p in self.generator.parameters() if p.grad is not None], figures])
-        self.generator_optimiser.step()
+        self.advance(self.generator_optimiser)
 
         self.follow()
         self.step += 1

@@ -35,9 +35,10 @@ STATE = "state.pt"
 STATE_FORMAT = "eigenlens.training/1"
 
 FREE_ON_RESUME = (
-    "kimg", "tick_kimg", "watch_kimg", "distance_images", "patience", "stop_when_flat", "save_seconds",
+    "kimg", "cooldown_kimg", "tick_kimg", "watch_kimg", "distance_images", "patience", "stop_when_flat", "save_seconds",
 )  # fmt: skip
-"""Fields that a resumed run may change: none of them touches a step."""
+"""Fields that a resumed run may change: none of them touches a step that was taken. (A cooldown ties the learning rate
+to the end: once it has begun, neither may move; see `read_state`.)"""
 
 FIGURES = ("discriminator_loss", "generator_loss", "r1", "score_real", "score_fake")
 """What `Adversaries.take_step` returns, in order."""
@@ -52,6 +53,15 @@ class Length:
     kimg: float
     batch: int
     ema_half_life: float
+    cooldown_kimg: float
+
+    def pace(self, step: int) -> float:
+        """Return the share of the learning rate that step `step`, from 0, takes: 1 until the cooldown begins.
+
+        Then it falls in a straight line, to one part in as many as the cooldown has steps at the last.
+        """
+        steps = math.ceil(1000 * self.cooldown_kimg / self.batch - 1e-9)
+        return min(1.0, (self.n_steps - step) / steps) if steps else 1.0
 
     @property
     def n_steps(self) -> int:
@@ -65,8 +75,8 @@ class Length:
 
 
 _LEAST = {
-    "kimg": 1e-3, "batch": 1, "seed": 0, "r1_interval": 0, "learning_rate": 0, "ema_half_life": 0, "tick_kimg": 1e-3,
-    "watch_kimg": 0, "distance_images": 0, "patience": 1, "save_seconds": 0,
+    "kimg": 1e-3, "batch": 1, "seed": 0, "r1_interval": 0, "learning_rate": 0, "cooldown_kimg": 0, "ema_half_life": 0,
+    "tick_kimg": 1e-3, "watch_kimg": 0, "distance_images": 0, "patience": 1, "save_seconds": 0,
 }  # fmt: skip
 """Numbers that the settings of every family have, and the least of each."""
 
@@ -159,6 +169,15 @@ class Adversaries:
         torch._foreach_lerp_(
             list(self.averaged.parameters()), list(self.generator.parameters()), 1.0 - self.config.ema_decay
         )
+
+    def advance(self, optimiser: torch.optim.Optimizer) -> None:
+        """Let an optimiser take its step, at the share of its learning rates that this step of the training takes."""
+        full = [group["lr"] for group in optimiser.param_groups]
+        for group, rate in zip(optimiser.param_groups, full, strict=True):
+            group["lr"] = rate * self.config.pace(self.step)
+        optimiser.step()
+        for group, rate in zip(optimiser.param_groups, full, strict=True):
+            group["lr"] = rate
 
     def latents(self) -> Tensor:
         """Draw this process's share of the latents of this step."""
@@ -266,14 +285,15 @@ def read_state(file: Path, config: Any, data: Dataset) -> dict[str, Any]:
             f"{file} is no training state in format {STATE_FORMAT}; give another --resume, or another --run"
         )
     # a setting that the state does not know came later, with a default that changes nothing
+    known = dataclasses.asdict(type(config)())
     before, then, now = (
-        _flat(json.loads(text))
-        for text in (
-            json.dumps(dataclasses.asdict(type(config)())), state["config"], json.dumps(dataclasses.asdict(config)),
-        )
-    )  # fmt: skip
+        _flat(json.loads(text)) for text in (json.dumps(known), state["config"], json.dumps(dataclasses.asdict(config)))
+    )
     then = before | then
     differing = [key for key in now if then.get(key) != now[key] and key not in FREE_ON_RESUME]
+    past = dataclasses.replace(config, kimg=then["kimg"], cooldown_kimg=then["cooldown_kimg"])
+    if any(each.pace(state["step"] - 1) < 1 for each in (past, config)):  # its rates hang on where the end was to be
+        differing += [key for key in ("kimg", "cooldown_kimg") if then[key] != now[key]]
     if differing:
         listed = ", ".join(f"{key} (was {then.get(key)}, now {now[key]})" for key in differing)
         raise UserError(

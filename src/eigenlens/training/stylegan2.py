@@ -103,6 +103,8 @@ class TrainConfig(Length):
     """Factor on the learning rate of the mapping network."""
     betas: tuple[float, float] = (0.0, 0.99)
     """Decay of Adam's two moments."""
+    cooldown_kimg: float = 0.0
+    """Over so many kimg, at the end, the learning rates fall in a straight line to nothing; 0: they stay."""
     ema_half_life: float = 5.0
     """Half-life in kimg of the averaged copy of the generator, which is the one that is kept."""
     flip: bool = False
@@ -382,7 +384,7 @@ class Training(Adversaries):
             r1 = r1_penalty(self.discriminator, real)
             (r1 * (0.5 * config.r1_gamma * config.r1_interval)).backward()
         runtime.average([p.grad for p in self.discriminator.parameters() if p.grad is not None])
-        self.discriminator_optimiser.step()
+        self.advance(self.discriminator_optimiser)
 
         self.generator_optimiser.zero_grad(set_to_none=True)
         self.discriminator.requires_grad_(False)
@@ -394,7 +396,7 @@ class Training(Adversaries):
         figures = torch.stack([loss, g_loss, r1, of_real.mean(), of_fake.mean()]).detach()
         mean_w = w.detach().mean(0)
         runtime.average([*[p.grad for p in self.generator.parameters() if p.grad is not None], figures, mean_w])
-        self.generator_optimiser.step()
+        self.advance(self.generator_optimiser)
 
         self.follow()
         with torch.no_grad():
