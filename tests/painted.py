@@ -1,4 +1,4 @@
-"""A generator whose axes each change one thing that a reader sees, and directions that are bad on purpose."""
+"""A generator whose axes each change one thing that a reader sees, directions that are bad on purpose, and pictures."""
 
 from __future__ import annotations
 
@@ -97,3 +97,12 @@ class Texts:
     def texts(self, sentences: list[str]) -> Tensor:
         """Return features [sentences, 6]."""
         return torch.eye(DIM)[: len(sentences)]
+
+
+def pictures() -> torch.Tensor:
+    """Draw three pictures of 64 px by formula, in [-1, 1]: rings, stripes, and the rings with a grid over them."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
+    rings = torch.stack([(9 * (x**2 + y**2) + c).sin() for c in (0.0, 1.0, 2.0)])
+    stripes = torch.stack([(6 * x + 3 * y * c).cos() for c in (1.0, -1.0, 0.5)])
+    grid = (rings + 0.5 * ((32 * x).sin() * (32 * y).sin())).clamp(-1, 1)
+    return torch.stack([rings, stripes, grid])

@@ -46,9 +46,10 @@ SHARED_IN_FOLDER = {
     "generators": ("ops",),
     "methods": ("learning", "linalg"),
     "metrics": ("features",),
-    "readers": ("packages",),
+    "readers": ("graphs", "packages"),
 }
-"""The files of a folder of leaves that its other files may import: methods compute in closed form, or learn."""
+"""The files of a folder of leaves that its other files may import: methods compute in closed form, or learn;
+readers find weights in packages, or in graphs."""
 SAME_RANK = {
     ("checkpoint", "unpickle"), ("sheet", "effect"), ("film", "effect"), ("edit", "reader"), ("explorer", "export"),
     ("widget", "explorer"),

@@ -271,7 +271,10 @@ def test_readers_keep_their_contract(name: str) -> None:
     reader = READERS[name]()
     assert isinstance(reader, Reader)
     images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    scores = reader(images)
+    try:
+        scores = reader(images)
+    except UserError as reason:  # its models are missing: the reason says how to get them
+        pytest.skip(str(reason))
     assert scores.shape == (3, len(reader.attributes))
     rounding = 1e-6 * max(10.0, float(scores.abs().max()))  # lightness goes to 100, and so does its rounding
     assert torch.allclose(reader(images[1:2]), scores[1:2], atol=rounding)

