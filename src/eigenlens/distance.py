@@ -49,10 +49,11 @@ def ssim(images: Tensor, goals: Tensor) -> Tensor:
     places = torch.arange(size, dtype=precise, device=images.device) - (size - 1) / 2
     line = torch.exp(-places.square() / (2 * 1.5**2))
     line = line / line.sum()
-    kernel = torch.outer(line, line).expand(images.shape[1], 1, size, size)
 
     def local(x: Tensor) -> Tensor:
-        return F.conv2d(x, kernel, groups=x.shape[1])
+        planes = x.flatten(0, 1)[:, None]  # [batch * channels, 1, height, width]: the window is the same for all
+        planes = F.conv2d(F.conv2d(planes, line.view(1, 1, -1, 1)), line.view(1, 1, 1, -1))
+        return planes.view(*x.shape[:2], *planes.shape[2:])
 
     x, y = ((each.to(precise).clamp(-1, 1) + 1) / 2 for each in (images, goals))
     mean_x, mean_y = local(x), local(y)

@@ -364,26 +364,23 @@ def tune(
     parameters = [each for pair in factors.values() for each in pair] + list(maps.values())
     optimiser = torch.optim.Adam(parameters, learning_rate)
     goals, codes = projection.goals.to(generator.device), projection.codes.to(generator.device)
-    size, done = min(generator.batch_size, 8), 0
-    others = generator.sample(
-        max(steps, 1), seed=seed, space=codes.space.name, label="random" if generator.label_names else None
-    ).to(generator.device)
-    shares = torch.from_numpy(runtime.draw(max(steps, 1), 1, seed=seed, stream="locality", law="uniform")[:, 0])
+    size, done = min(len(codes), generator.batch_size, 8), 0
+    turns = [[(step * size + row) % len(codes) for row in range(size)] for step in range(steps)]
+    pivots = codes[[rows[0] for rows in turns]]
+    near = _toward_samples(generator, pivots, seed) if locality and steps else None
+    wanted = distance_to(goals, names) if size == len(codes) else None  # then all photos have their turn each step
     try:
-        for step in range(steps):
-            rows = [(step * size + row) % len(codes) for row in range(min(size, len(codes)))]
+        for step, rows in enumerate(turns):
+            rows = rows if wanted is None else list(range(size))
             worker.refresh()
-            made = worker(codes[rows])
-            distance = distance_to(goals[rows], names)(made).mean()
+            with parametrize.cached():
+                made = worker(codes[rows] if near is None else concatenate([codes[rows], near[step]]))
+            distance = (wanted or distance_to(goals[rows], names))(made[:size]).mean()
             loss = distance
-            if locality:
-                share = 1 / 3 + float(shares[step]) / 3
-                between = others[step].latent.expand(-1, codes.space.slots, -1)
-                here = codes[rows[0]]
-                near = here.with_latent(here.latent + share * (between - here.latent))
+            if near is not None:
                 with torch.no_grad():
-                    before = generator(near)
-                loss = loss + locality * pixel_distance(worker(near), before).mean()
+                    before = generator(near[step])
+                loss = loss + locality * pixel_distance(made[size:], before).mean()
             for each in maps.values():
                 loss = loss + 1e-1 * noise_penalty(each / each.detach().square().mean().sqrt().clamp(min=1e-12))
             optimiser.zero_grad(set_to_none=True)
@@ -406,6 +403,15 @@ def tune(
     shown = tuned.render(codes)
     figures, notes = judge(tuned, codes, shown, goals, distances=names)
     return tuning, replace(projection, images=shown, figures=figures, notes=notes)
+
+
+def _toward_samples(generator: Generator, codes: Codes, seed: int) -> Codes:
+    """Return codes a third to two thirds of the way from each of some to a sample of its own."""
+    label = "random" if generator.label_names else None
+    samples = generator.sample(len(codes), seed=seed, space=codes.space.name, label=label).to(codes.latent.device)
+    shares = runtime.draw(len(codes), 1, seed=seed, stream="locality", law="uniform")[:, :, None]  # [batch, 1, 1]
+    way = samples.latent.expand(-1, codes.space.slots, -1) - codes.latent
+    return codes.with_latent(codes.latent + (1 / 3 + torch.from_numpy(shares).to(way) / 3) * way)
 
 
 class _Moved(nn.Module):
