@@ -110,10 +110,11 @@ def test_a_broken_film(tmp_path: Path) -> None:
 
 def test_captions_give_all_frames_one_size() -> None:
     batches = [torch.zeros(2, 3, 16, 16)] * 3
-    texts = ["a", "a very long name of an axis that needs two lines or more", "b"]
+    texts = ["a", "a very long name of an axis that needs two lines or more, " + "w" * 60, "b"]
     made = list(pictures.frames(iter(batches), texts))
-    assert len({frame.size for frame in made}) == 1
-    assert np.asarray(made[0])[:-64].min() < 128  # its caption stands there
+    assert {frame.width for frame in made} == {2 * 192 + 2}, "no caption makes a film wider"
+    assert len({frame.height for frame in made}) == 1
+    assert np.asarray(made[0])[:-192].min() < 128  # its caption stands there
     assert next(pictures.frames(iter(batches))).size == (130, 64)
 
 

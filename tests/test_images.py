@@ -314,9 +314,18 @@ def test_a_long_title_is_wrapped_not_cut() -> None:
     assert (many.width, one.width) == (130, 130)
     assert many.height > one.height + 20
     assert not border_has_ink(np.asarray(many))
-    wide = images.grid(batch, title="a " + "w" * 60)
-    assert wide.width > 300
-    assert not border_has_ink(np.asarray(wide))
+
+
+@pytest.mark.parametrize("word", ["w" * 60, "hair_style=" * 8, "ffhq-mobile:4-7"])
+def test_a_word_too_long_for_a_line_is_broken_not_cut(word: str) -> None:
+    batch = torch.ones(2, 3, 64, 64)
+    picture = images.grid(batch, title="a " + word)
+    assert picture.width == 130
+    assert not border_has_ink(np.asarray(picture))
+    pieces = images._broken(word, 17, 130)
+    assert "".join(pieces) == word
+    assert all(images._text(piece, 17).width <= 130 for piece in pieces)
+    assert all(piece.endswith(("_", "=", "-", ":")) for piece in pieces[:-1]) or word.isalnum()
 
 
 @pytest.mark.parametrize("character", ["σ", "−", "é", "α", "×", "笑"])

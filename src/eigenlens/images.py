@@ -34,6 +34,9 @@ from .files import written_beside
 Frame: TypeAlias = Tensor | Image.Image | np.ndarray
 """One frame of a film: `[channels, height, width]` in [-1, 1], a picture, or uint8 `[height, width, channels]`."""
 
+FILM_SIDE = 192
+"""Pixels that the shorter side of a film has at least."""
+
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _LONGEST_SIDE = {"JPEG": 65535, "WEBP": 16383, "GIF": 65535}  # what the format's own size field holds
 _READABLE = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")  # EPS would run a program
@@ -188,6 +191,8 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
             yield image
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; check the name and the folder") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path} is a folder; name the pictures in it") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         limit = f"{Image.MAX_IMAGE_PIXELS or 0:,}"
         raise UserError(f"{path} claims more than {limit} pixels, which may be an attack; make it smaller") from error
@@ -326,7 +331,7 @@ def _lettered(
     left = max((text.width for text in beside), default=0)
     below_title = max((text.height for text in above), default=0)
     lines = _wrapped(title, size + size // 4, left + tiles.width)
-    width = max([left + tiles.width, *(line.width for line in lines)])
+    width = max([left + tiles.width, *(line.width for line in lines)])  # a tile may be narrower than one letter
     top = sum(line.height for line in lines) + below_title
 
     canvas = Image.new("RGB", (width, top + tiles.height), colour)
@@ -372,17 +377,27 @@ def _draw_sigma(draw: ImageDraw.ImageDraw, x: int, size: int) -> None:
 
 
 def _wrapped(text: str, size: int, width: int) -> list[Image.Image]:
-    """Draw a text in lines of at most `width` pixels, or as wide as its longest word needs."""
-    words = text.split()
-    width = max([width, *(_text(word, size).width for word in words)])
+    """Draw a text in lines of at most `width` pixels."""
     lines: list[str] = []
-    for word in words:
+    for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
         if lines and _text(longer, size).width <= width:
             lines[-1] = longer
         else:
-            lines.append(word)
+            lines += _broken(word, size, width)
     return [_text(line, size) for line in lines]
+
+
+def _broken(word: str, size: int, width: int) -> list[str]:
+    """Cut a word into pieces that fit `width` pixels, behind a sign such as _ or = where there is one."""
+    pieces = []
+    while _text(word, size).width > width and len(word) > 1:
+        n = next((n for n in range(len(word) - 1, 1, -1) if _text(word[:n], size).width <= width), 1)
+        signs = [i + 1 for i, character in enumerate(word[:n]) if not character.isalnum()]
+        n = signs[-1] if signs else n
+        pieces.append(word[:n])
+        word = word[n:]
+    return [*pieces, word]
 
 
 @lru_cache(maxsize=16)
@@ -629,7 +644,7 @@ def save_animation(
     *,
     fps: float = 20,
     pingpong: bool = False,
-    min_size: int = 192,
+    min_size: int = FILM_SIDE,
     recipe: dict | None = None,
     force: bool = False,
 ) -> Path:
@@ -682,10 +697,14 @@ def frames(batches: Iterable[Tensor], captions: Sequence[str] = ()) -> Iterator[
         if not captions:
             yield grid(images, columns=columns)
             continue
+        tile = (
+            FILM_SIDE * columns // len(images)
+        )  # large enough for the film as it is: letters enlarged later are rough
         if not index:
-            sizes = [grid(images, columns=columns, title=text).size for text in dict.fromkeys(captions)]
+            texts = dict.fromkeys(captions)
+            sizes = [grid(images, columns=columns, title=text, min_tile=tile).size for text in texts]
             size = max(width for width, _ in sizes), max(height for _, height in sizes)
-        laid = grid(images, columns=columns, title=captions[index])
+        laid = grid(images, columns=columns, title=captions[index], min_tile=tile)
         canvas = Image.new("RGB", size, "white")
         canvas.paste(laid, (0, size[1] - laid.height))
         yield canvas
