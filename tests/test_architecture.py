@@ -27,7 +27,7 @@ PACKAGE = Path(eigenlens.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 RANKS = {
-    0: ("distance", "errors", "files", "frozen", "images", "inference", "page", "registry", "runtime"),
+    0: ("distance", "errors", "files", "frozen", "images", "inference", "page", "registry", "repository", "runtime"),
     1: ("checkpoint", "codes", "curves", "passes", "photo", "tuning", "unpickle"),
     2: ("directions", "generator"),
     3: (
@@ -55,7 +55,8 @@ SAME_RANK = {
     ("widget", "explorer"),
     ("method", "exchange"), ("files", "errors"),
     ("images", "errors"), ("images", "files"), ("registry", "errors"), ("runtime", "errors"),
-    ("inference", "errors"), ("inference", "runtime"), ("profile", "effect"), ("profile", "reader"),
+    ("inference", "errors"), ("inference", "runtime"), ("repository", "errors"),
+    ("profile", "effect"), ("profile", "reader"),
     ("anatomy_page", "anatomy"), ("graft", "training"), ("report", "compare"), ("report", "naming"),
     ("training", "saliency"),
 }  # fmt: skip

@@ -217,6 +217,22 @@ def test_info_tells_directions(eigengan: Generator, tmp_path: Path, capsys: pyte
     assert "L1D1" in text
 
 
+def test_info_tells_an_encoder_and_no_command_takes_it_for_a_generator(
+    eigengan: Generator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from eigenlens.encoder import Encoder, EncoderConfig, EncoderNetwork
+
+    shape = EncoderConfig("z", 1, eigengan.spaces["z"].dim, resolution=16, width=4)
+    path = Encoder(EncoderNetwork(shape), eigengan, {"kimg": 4.0}).save(tmp_path / "encoder.safetensors")
+    assert main(["info", str(path)]) == 0
+    text = capsys.readouterr().out
+    assert "reads space z off images of 16 px" in text
+    assert f"name {eigengan.name}, family eigengan" in text
+    assert "{" not in text
+    assert main(["sample", str(path), "--out", str(tmp_path / "x.png")]) == 2
+    assert "is no generator: its format is 'eigenlens.encoder/1'" in capsys.readouterr().err
+
+
 def test_list_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     text = capsys.readouterr().out

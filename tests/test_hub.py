@@ -14,8 +14,9 @@ from eigenlens.directions import Directions
 from eigenlens.encoder import Encoder, EncoderConfig, EncoderNetwork
 from eigenlens.errors import UserError
 from eigenlens.generator import Generator
-from eigenlens.hub import Repository, card, pull, push
+from eigenlens.hub import card, pull, push
 from eigenlens.method import find_directions
+from eigenlens.repository import Repository
 
 
 @pytest.fixture
@@ -102,3 +103,18 @@ def test_at_the_shell(own: Generator, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "eigengan" in capsys.readouterr().out
     assert main(["hub", "pull", there, back]) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+def test_a_hub_that_is_not_reached_is_one_line(
+    own: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    constants = pytest.importorskip("huggingface_hub.constants", reason="the extra 'hub' is not installed")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    words = (["hub", "pull", "hf://a/b", str(tmp_path / "x")], ["sample", "hf://a/b"])
+    for each in (["hub", "push", str(tmp_path / "model"), "hf://a/b"], *words):
+        assert main(each) == 2
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1
+        assert "hf://a/b: " in told
+        assert "hf auth login" in told

@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save_file
 from eigenlens.codes import load_codes, save_codes
 from eigenlens.directions import Directions
 from eigenlens.errors import Unsupported, UserError
+from eigenlens.files import header_of
 from eigenlens.generator import Generator, load_generator
 from eigenlens.method import METHODS
 from eigenlens.project import Projection, noise_penalty, project, tune
-from eigenlens.tuning import Tuning, is_tuning
+from eigenlens.tuning import TUNING_FORMAT, Tuning
 
 
 def projected(g: Generator) -> Projection:
@@ -45,7 +46,7 @@ def test_file_opens_as_the_tuned_generator(eigengan: Generator, tmp_path: Path) 
     found = projected(g)
     tuning, tuned = tune(g, found, steps=5, rank=1)
     path = tuning.save(tmp_path / "face.tuning.safetensors")
-    assert is_tuning(path)
+    assert header_of(path)["format"] == TUNING_FORMAT
     assert path.stat().st_size < 0.5 * (tmp_path / "base" / "model.safetensors").stat().st_size
     opened = load_generator(path)
     assert torch.allclose(opened(found.codes), tuned.images, atol=1e-5)
@@ -101,7 +102,7 @@ def test_damaged_files(eigengan: Generator, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="no whole tuning"):
             Tuning.load(tmp_path / "bad.safetensors")
     save_file(load_file(path), tmp_path / "bare.safetensors")
-    assert not is_tuning(tmp_path / "bare.safetensors")
+    assert header_of(tmp_path / "bare.safetensors") == {}
     with pytest.raises(UserError, match="is no tuning"):
         Tuning.load(tmp_path / "bare.safetensors")
 

@@ -85,6 +85,18 @@ def write_json(path: str | Path, value: Any, *, force: bool = False) -> Path:
     return write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", force=force)
 
 
+def header_of(path: str | Path) -> dict[str, Any]:
+    """Return what a `.safetensors` file of ours says of itself, its `format` first of all; nothing for another file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            header = json.loads((file.metadata() or {}).get("eigenlens", "{}"))
+    except (SafetensorError, OSError, ValueError, RecursionError):
+        return {}
+    return header if isinstance(header, dict) else {}
+
+
 def confined(folder: str | Path, relative: str | Path) -> Path:
     """Return the path of `relative` within `folder`, wherever its links lead.
 

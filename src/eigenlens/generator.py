@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from . import runtime
 from .codes import Codes, Part, Space
 from .errors import Unsupported, UserError, unknown_name
+from .files import header_of
 from .registry import Registry
+from .repository import Repository
 
 GENERATORS = Registry(
     "family of generators",
@@ -735,8 +737,9 @@ def load_generator(
 def _open(text: str, options: Mapping[str, Any]) -> Generator:
     if text in NAMED:
         return _open_folder(named_path(text), name=text, options=options)
-    if text.startswith("hf://"):
-        return _open_path(_download(text), name=text.rsplit("/", 1)[-1], options=options)
+    repository = Repository.parse(text)
+    if repository is not None:
+        return _open_path(repository.fetch(), name=repository.name.rsplit("/", 1)[-1], options=options)
     path = Path(text).expanduser()
     if path.exists():
         return _open_path(path, name=path.stem, options=options)
@@ -770,10 +773,13 @@ def _open_path(path: Path, *, name: str, options: Mapping[str, Any]) -> Generato
     if path.is_dir() and _is_ours(path):
         return _open_folder(path, name=name, options=options)
     if path.suffix == ".safetensors":
-        from .tuning import is_tuning
+        from .tuning import TUNING_FORMAT
 
-        if is_tuning(path):
+        format = str(header_of(path).get("format", ""))
+        if format == TUNING_FORMAT:
             return _open_tuned(path, options)
+        if format.startswith("eigenlens."):
+            raise UserError(f"{path} is no generator: its format is {format!r}; `eigenlens info` tells what it holds")
     return _open_foreign(path, name=name, options=options)
 
 
@@ -890,14 +896,3 @@ def _call(module: str, attribute: str, options: Mapping[str, Any]) -> Generator:
             f"{module}:{attribute} gave a {type(made).__name__}; it must give a Generator (see from_module)"
         )
     return made
-
-
-def _download(source: str) -> Path:
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise UserError("hf:// needs the extra 'hub': pip install 'eigenlens[hub]'") from error
-    repo = source.removeprefix("hf://").strip("/")
-    if repo.count("/") != 1:
-        raise UserError(f"{source!r} is no address; write hf://user/repo")
-    return Path(snapshot_download(repo))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
@@ -16,31 +15,10 @@ from .encoder import find_encoder
 from .errors import UserError
 from .files import refuse_existing
 from .generator import CONFIG, WEIGHTS, Generator, load_generator
+from .repository import Repository
 
 WELCOME = (CONFIG, WEIGHTS, ENCODER, "README.md", "directions/*.safetensors")
 """What is sent and fetched; nothing else that lies beside."""
-
-
-@dataclass(frozen=True)
-class Repository:
-    """An address on the Hub."""
-
-    name: str
-    """`user/repo`."""
-
-    @classmethod
-    def parse(cls, text: str) -> Repository | None:
-        """Return the repository that `hf://user/repo` names; None for a folder.
-
-        Raises:
-            UserError: for `hf://` with anything else behind.
-        """
-        if not text.startswith("hf://"):
-            return None
-        name = text.removeprefix("hf://").strip("/")
-        if name.count("/") != 1 or not all(name.split("/")):
-            raise UserError(f"{text!r} is no address; write hf://user/repo")
-        return cls(name)
 
 
 def card(
@@ -105,23 +83,15 @@ def push(
         Where it is.
 
     Raises:
-        UserError: for a missing extra, directions of another generator, or files that exist.
+        UserError: for a missing extra, a Hub that refuses, directions of another generator, or files that exist.
     """
     repository = Repository.parse(target)
     loaded = [(Path(each).stem, Directions.load(each, generator=generator)) for each in directions]
     if repository is None:
         return str(_write(generator, Path(target), loaded, license, half, force))
-    api = _api()
     with tempfile.TemporaryDirectory() as folder:
         _write(generator, Path(folder), loaded, license, half, True)
-        api.create_repo(repository.name, private=private, exist_ok=True)
-        api.upload_folder(
-            repo_id=repository.name,
-            folder_path=folder,
-            allow_patterns=list(WELCOME),
-            commit_message="Write a generator",
-        )
-    return f"https://huggingface.co/{repository.name}"
+        return repository.send(Path(folder), WELCOME, private=private)
 
 
 def _write(
@@ -165,13 +135,10 @@ def pull(source: str, folder: str | Path, *, force: bool = False) -> Generator:
         force: replace files that exist.
 
     Raises:
-        UserError: for a missing extra, an address without a generator of ours, or files that exist.
+        UserError: for a missing extra, a Hub that refuses, an address without a generator of ours, or files that exist.
     """
     repository, folder = Repository.parse(source), Path(folder)
-    if repository is None:
-        origin = Path(source)
-    else:
-        origin = Path(_snapshot(repository.name))
+    origin = Path(source) if repository is None else repository.fetch(WELCOME)
     if not (origin / CONFIG).is_file() or not (origin / WEIGHTS).is_file():
         raise UserError(f"{source} holds no generator of eigenlens: {CONFIG} and {WEIGHTS} are missing")
     files = [each for pattern in WELCOME for each in sorted(origin.glob(pattern))]
@@ -183,19 +150,3 @@ def pull(source: str, folder: str | Path, *, force: bool = False) -> Generator:
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(each, place)
     return load_generator(folder, device="cpu")
-
-
-def _api():  # type: ignore[no-untyped-def]
-    try:
-        from huggingface_hub import HfApi
-    except ImportError as error:
-        raise UserError("the Hub needs the extra 'hub': pip install 'eigenlens[hub]'") from error
-    return HfApi()
-
-
-def _snapshot(repository: str) -> str:
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise UserError("the Hub needs the extra 'hub': pip install 'eigenlens[hub]'") from error
-    return snapshot_download(repository, allow_patterns=list(WELCOME))

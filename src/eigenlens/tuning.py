@@ -93,14 +93,3 @@ class Tuning:
             if not fits:
                 raise UserError(f"{path} is no whole tuning: {name}{kind} does not fit")
         return cls(tensors, header["generator"], header["source"], header.get("about", {}))
-
-
-def is_tuning(path: Path) -> bool:
-    """Tell whether a file says that it is a tuning."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            return TUNING_FORMAT in (file.metadata() or {}).get("eigenlens", "")
-    except (SafetensorError, OSError):
-        return False

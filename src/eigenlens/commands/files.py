@@ -9,9 +9,10 @@ from typing import Any
 from tyro.conf import Positional
 
 from .. import images as pictures
-from ..codes import CODES_FORMAT, read_codes_header
+from ..codes import read_codes_header
 from ..directions import Directions
 from ..errors import UserError
+from ..files import header_of
 from ..generator import GENERATORS, NAMED, Generator
 from ..method import METHODS
 from ..metric import METRICS
@@ -47,10 +48,10 @@ def _licensed(table: Registry, name: str) -> str:
 
 
 def info(source: Positional[str], /, *, json: bool = False, machine: Machine = HERE) -> None:
-    """Tell what a generator, a file of directions or of codes, or a picture made by eigenlens is.
+    """Tell what a generator, a file of directions, codes or an encoder, or a picture made by eigenlens is.
 
     Args:
-        source: a generator (a name, a folder or a file), a .safetensors file of directions or codes, or a PNG.
+        source: a generator (a name, a folder or a file), a .safetensors file of ours, or a PNG.
         json: print JSON instead of text.
         machine: how the generator is opened.
     """
@@ -61,10 +62,14 @@ def info(source: Positional[str], /, *, json: bool = False, machine: Machine = H
             raise UserError(f"{path} carries no recipe; only pictures that eigenlens wrote do")
         print(json_format.dumps(recipe, indent=2) if json else recipe.get("command", json_format.dumps(recipe)))
         return
-    if path.suffix == ".safetensors" and path.is_file() and _holds(path, "eigenlens.directions"):
+    header = header_of(path) if path.suffix == ".safetensors" and path.is_file() else {}
+    kind = str(header.get("format", "")).partition("/")[0]
+    if kind == "eigenlens.directions":
         about = describe_directions(Directions.load(path))
-    elif path.suffix == ".safetensors" and path.is_file() and _holds(path, CODES_FORMAT):
+    elif kind == "eigenlens.codes":
         about = describe_codes(path)
+    elif kind == "eigenlens.encoder":
+        about = describe_encoder(header)
     else:
         about = describe_generator(machine.open(source))
     print(json_format.dumps(about, indent=2, ensure_ascii=False) if json else as_text(about))
@@ -90,16 +95,6 @@ def convert(
     """
     generator = machine.open(source)
     print(generator.save(out, half=half, force=force))
-
-
-def _holds(path: Path, format: str) -> bool:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            return format in (file.metadata() or {}).get("eigenlens", "")
-    except (SafetensorError, OSError):
-        return False
 
 
 def describe_generator(generator: Generator) -> dict[str, Any]:
@@ -156,3 +151,13 @@ def describe_codes(path: Path) -> dict[str, Any]:
     made = header.get("about", {})
     rest = {name: value for name, value in made.items() if name != "photos"}
     return about | rest | {"photos": made.get("photos", [])}
+
+
+def describe_encoder(header: dict[str, Any]) -> dict[str, Any]:
+    """Return what `info` tells of an encoder, as plain JSON."""
+    shape, made = header.get("config", {}), header.get("about", {})
+    return {
+        "encoder": f"reads space {shape.get('space')} off images of {shape.get('resolution')} px",
+        "generator": header.get("generator"),
+        **{name: made.get(name) for name in ("kimg", "distance", "code_error", "version")},
+    }

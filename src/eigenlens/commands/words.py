@@ -195,8 +195,15 @@ def as_text(about: dict[str, Any]) -> str:
             rows = [{k: "; ".join(v) if isinstance(v, list) else v for k, v in row.items()} for row in value]
             lines += ["", f"{name}:", as_table(rows)]
         else:
-            lines.append(f"{name:<{width}}  {value}")
+            lines.append(f"{name:<{width}}  {_in_words(value)}")
     return "\n".join(lines)
+
+
+def _in_words(value: Any) -> str:
+    """Say a value without the signs of a programming language."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_in_words(each)}" for key, each in value.items()) or "-"
+    return "-" if value is None else str(value)
 
 
 def option(words: list[str], name: str, default: str) -> str:
