@@ -208,7 +208,7 @@ def test_bad_files_are_one_line_that_names_them(tmp_path: Path, name: str, conte
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"absent\.png does not exist"):
         images.open_image(tmp_path / "absent.png")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="is a folder; name the pictures in it"):
         images.open_image(tmp_path)
 
 
