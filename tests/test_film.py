@@ -30,7 +30,7 @@ def test_easing() -> None:
     assert steps[0] < steps[3]
     assert np.allclose(steps, steps[::-1])
     assert [shot.strength for shot in sweep("a", -2.0, 4.0, 3, "linear")] == [-2.0, 1.0, 4.0]
-    with pytest.raises(UserError, match="1 frames came"):
+    with pytest.raises(UserError, match="1 step came"):
         eased(1)
     with pytest.raises(UserError, match="unknown easing 'bouncy'"):
         eased(3, "bouncy")  # type: ignore[arg-type]

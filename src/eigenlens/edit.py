@@ -425,8 +425,8 @@ def find_attribute(text: str) -> Reading:
                 raise
     known = [each for each, reader in readers.items() if name in reader.attributes]
     if not known:
-        names = [f"{each}:{attribute}" for each, reader in readers.items() for attribute in reader.attributes]
-        raise unknown_name("attribute", text, names)
+        names = {f"{each}:{attribute}" for each, reader in readers.items() for attribute in reader.attributes}
+        raise unknown_name("attribute", text, names if colon else {each.partition(":")[2] for each in names})
     if len(known) > 1:
         raise UserError(f"{', '.join(known)} all read {name!r}; say which: {known[0]}:{name}")
     return readers[known[0]], list(readers[known[0]].attributes).index(name)

@@ -171,15 +171,25 @@ def _write_encoder(encoder: Encoder, generator: Generator, directions: Direction
     ).path.read_bytes()
 
 
+def page_path(path: str | Path, *, force: bool = False) -> Path:
+    """Return `path` if a page may be written there: to be asked before the work.
+
+    Raises:
+        UserError: for another suffix, and for a file that exists.
+    """
+    path = refuse_existing(path, force=force)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"{path.name} has another suffix; an explorer is a page: .html")
+    return path
+
+
 def export_explorer(explorer: Explorer, path: str | Path, *, force: bool = False) -> Path:
     """Write the page.
 
     Raises:
         UserError: for another suffix, a file that exists, or a page too large to send to anyone.
     """
-    path = refuse_existing(path, force=force)
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"{path.name} has another suffix; an explorer is a page: .html")
+    path = page_path(path, force=force)
     page = explorer.page()
     if len(page.encode()) > LARGEST:
         raise UserError(

@@ -42,7 +42,7 @@ def eased(n: int, easing: Easing = "smooth") -> list[float]:
         UserError: for fewer than two, and for an unknown easing.
     """
     if n < 2:
-        raise UserError(f"{n} frames came; a film needs 2 or more")
+        raise UserError(f"{n} {'step' if n == 1 else 'steps'} came; from one end to the other takes 2 or more")
     shares = [i / (n - 1) for i in range(n)]
     if easing == "linear":
         return shares

@@ -38,6 +38,10 @@ FILM_SIDE = 192
 """Pixels that the shorter side of a film has at least."""
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+PICTURES = tuple(_FORMATS)
+"""Suffixes of pictures that are written."""
+FILMS = (".gif", ".webp", ".mp4")
+"""Suffixes of films that are written."""
 _LONGEST_SIDE = {"JPEG": 65535, "WEBP": 16383, "GIF": 65535}  # what the format's own size field holds
 _READABLE = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")  # EPS would run a program
 _RECIPE = "eigenlens"
@@ -456,7 +460,7 @@ def save(image: Image.Image, path: str | Path, *, recipe: dict | None = None, fo
     path = Path(path)
     format = _FORMATS.get(path.suffix.lower())
     if format is None:
-        raise UserError(f"cannot write {path}: unknown suffix {path.suffix!r}; pictures are {', '.join(_FORMATS)}")
+        raise UserError(f"cannot write {path}: unknown suffix {path.suffix!r}; pictures are {', '.join(PICTURES)}")
     _refuse_oversize(path, image.width, image.height, format)
     options = _options(format) | _recipe_options(format, recipe)
     if format == "JPEG":
@@ -672,10 +676,9 @@ def save_animation(
             format lacks, and for an MP4 without PyAV.
     """
     path = Path(path)
-    writers = {".gif": _write_gif, ".webp": _write_webp, ".mp4": _write_mp4}
-    write = writers.get(path.suffix.lower())
-    if write is None:
-        raise UserError(f"cannot write {path}: unknown suffix {path.suffix!r}; films are {', '.join(writers)}")
+    if path.suffix.lower() not in FILMS:
+        raise UserError(f"cannot write {path}: unknown suffix {path.suffix!r}; films are {', '.join(FILMS)}")
+    write = {".gif": _write_gif, ".webp": _write_webp, ".mp4": _write_mp4}[path.suffix.lower()]
     if not 0.1 <= fps <= 1000:  # false for NaN as well
         raise UserError(f"{fps} frames a second; give 0.1 to 1000")
     checked = _film(frames)

@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..files import refuse_existing, write_json
 from ..method import default_directions, find_directions
 from ..recipe import shell
-from .words import HERE, Machine
+from .words import HERE, Machine, check_picture
 
 
 def parse_move(text: str, directions: str) -> Move:
@@ -108,7 +108,8 @@ def edit(
         machine: how the generator is opened.
         force: replace files that exist.
     """
-    for path in filter(None, (out, save_edit, save_codes)):
+    check_picture(out, force=force)
+    for path in filter(None, (save_edit, save_codes)):
         refuse_existing(path, force=force)
     if edit is not None and (move or generator or until or keep or region):
         raise UserError("--edit says all itself; leave the generator, --move, --until, --keep and --region out")

@@ -8,9 +8,8 @@ from typing import Literal
 from tyro.conf import Positional, UseAppendAction
 
 from ..encoder import Encoder, find_encoder
-from ..explorer import export_explorer, make_explorer
+from ..explorer import export_explorer, make_explorer, page_path
 from ..export import export_onnx
-from ..files import refuse_existing
 from ..hub import pull, push
 from .words import HERE, Machine, default_directions, find
 
@@ -57,8 +56,8 @@ def export(
         force: replace a file that exists.
     """
     g = machine.open(generator)
-    path = refuse_existing(out or Path(f"{g.name}.{'onnx' if what == 'onnx' else 'html'}"), force=force)
     if what == "onnx":
+        path = out or Path(f"{g.name}.onnx")
         made = export_onnx(g, path, space=space, label=label, half=half, force=force)
         print(made.path)
         for name, shape in made.inputs.items():
@@ -66,6 +65,7 @@ def export(
         print(f"  images {list(made.output)}")
         print(f"{made.bytes / 1e6:.1f} MB; differs from torch by at most {made.error:.1e} standard deviations")
         return
+    path = page_path(out or Path(f"{g.name}.html"), force=force)
     found = find(directions, g, foreign=foreign)
     reader = encoder or find_encoder(g)
     if which is not None:

@@ -11,13 +11,12 @@ from tyro.conf import Positional
 from .. import images as pictures
 from ..codes import Codes, concatenate
 from ..errors import UserError
-from ..files import refuse_existing
 from ..film import Easing, eased
 from ..generator import Generator
 from ..mixture import Way
 from ..mixture import interpolate as between
 from ..mixture import mix as mixed
-from .words import HERE, Machine, command_line, is_film, parse_seeds, rows_of, sample_seeds
+from .words import HERE, Machine, check_picture, command_line, is_film, parse_seeds, rows_of, sample_seeds
 
 
 def interpolate(
@@ -57,7 +56,7 @@ def interpolate(
         machine: how the generator is opened.
         force: replace a file that exists.
     """
-    refuse_existing(out, force=force)
+    check_picture(out, films=True, force=force)
     g = machine.open(generator)
     keys, names = _keys(g, parse_seeds(seeds), codes, labels, space, truncation)
     order = [*range(len(keys)), *([0] if loop else [])]
@@ -117,7 +116,7 @@ def mix(
         machine: how the generator is opened.
         force: replace a file that exists.
     """
-    refuse_existing(out, force=force)
+    check_picture(out, force=force)
     g = machine.open(generator)
     where = g.space(space or _widest(g))
     rows, row_names = _keys(g, parse_seeds(seeds), None, labels, where.name, truncation)
@@ -168,6 +167,9 @@ def _keys(
         sample_seeds(g, [number], space=where, truncation=truncation, label=label)
         for number, label in zip(numbers, classes, strict=True)
     ]
-    varies = len(set(classes)) > 1
-    names = [f"seed {number}" + (f" {label}" if varies else "") for number, label in zip(numbers, classes, strict=True)]
-    return keys, names
+    if len(set(classes)) == 1:
+        return keys, [f"seed {number}" for number in numbers]
+    called = [f"class {label}" if label.isdecimal() else label for label in classes if label is not None]
+    if len(set(numbers)) == 1:
+        return keys, called
+    return keys, [f"{label}, seed {number}" for number, label in zip(numbers, called, strict=True)]

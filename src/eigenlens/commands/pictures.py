@@ -11,13 +11,13 @@ from tyro.conf import Positional
 from .. import images as pictures
 from .. import runtime
 from ..effect import traverse as walk_images
-from ..files import refuse_existing
 from ..film import Easing, sweep
 from ..film import in_turn as shots_in_turn
 from ..film import walk as walk_frames
 from .words import (
     HERE,
     Machine,
+    check_picture,
     command_line,
     find,
     is_film,
@@ -59,7 +59,7 @@ def sample(
         machine: how the generator is opened.
         force: replace a file that exists.
     """
-    refuse_existing(out, force=force)
+    check_picture(out, force=force)
     g = machine.open(generator)
     codes = g.sample(n, seed=seed, truncation=truncation, cutoff=cutoff, label=label, noise=noise)
     again = command_line(
@@ -119,7 +119,7 @@ def traverse(
         machine: how the generator is opened.
         force: replace a file that exists.
     """
-    refuse_existing(out, force=force)
+    check_picture(out, films=True, force=force)
     strengths = parse_range(range, steps)
     numbers = parse_seeds(seeds)
     g = machine.open(generator)

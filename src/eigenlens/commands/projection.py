@@ -22,7 +22,7 @@ from ..project import Progress, projection_sheet
 from ..project import project as project_images
 from ..project import tune as tune_weights
 from ..training.encoder import EncoderTraining, train_encoder
-from .words import HERE, Machine, command_line
+from .words import HERE, Machine, check_picture, command_line
 
 
 def project(
@@ -84,6 +84,7 @@ def project(
         if any(path.resolve() == photo.resolve() for photo in photos):
             raise UserError(f"{path} is one of the photos, which are never replaced; choose another name")
         refuse_existing(path, force=force)
+    check_picture(report, force=force)
     if not photos:
         raise UserError("no photos came; name one or more")
     g = machine.open(generator)

@@ -19,10 +19,9 @@ from .. import runtime
 from ..codes import Codes, concatenate, load_codes
 from ..directions import Directions
 from ..errors import UserError
+from ..files import refuse_existing
 from ..generator import Generator, load_generator
 from ..method import default_directions, find_directions
-
-FILMS = (".gif", ".webp", ".mp4")
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,19 @@ def find(source: str | None, generator: Generator, *, foreign: bool = False) -> 
 
 def is_film(path: Path) -> bool:
     """Tell whether the suffix is that of a film."""
-    return path.suffix.lower() in FILMS
+    return path.suffix.lower() in pictures.FILMS
+
+
+def check_picture(out: Path, *, films: bool = False, force: bool = False) -> None:
+    """Refuse before the work what could not be written after it.
+
+    Raises:
+        UserError: where the file exists, or has the suffix of neither a picture nor, with `films`, a film.
+    """
+    refuse_existing(out, force=force)
+    allowed = dict.fromkeys((*pictures.PICTURES, *(pictures.FILMS if films else ())))
+    if out.suffix.lower() not in allowed:
+        raise UserError(f"cannot write {out}: unknown suffix {out.suffix!r}; give one of {', '.join(allowed)}")
 
 
 def write_walk(
