@@ -220,6 +220,15 @@ def test_indexing(toy: SlotToy) -> None:
         directions.index("--1")
 
 
+def test_the_first_or_last_words_of_one_name_are_enough(toy: SlotToy) -> None:
+    directions = some(toy).renamed(["L1D1 hair colour", "L1D2 skin colour", "size 1"])
+    assert [directions.index(words) for words in ("L1D2", "hair colour", "L1D1 hair", "size", "1")] == [1, 0, 0, 2, 1]
+    with pytest.raises(UserError, match="'colour' may be 'L1D1 hair colour' or 'L1D2 skin colour'; give more"):
+        directions.index("colour")
+    with pytest.raises(UnknownName):
+        directions.index("hair")
+
+
 def test_flipped_turns_the_limits_too(toy: SlotToy) -> None:
     flipped = some(toy).flipped(["d0"])
     assert torch.equal(flipped.vectors[0], -some(toy).vectors[0])

@@ -144,6 +144,14 @@ def test_own_axes_are_single_coordinates_in_stored_order() -> None:
     assert axes.fields["importance_at_init"][:2].tolist() == pytest.approx([2 / 3, 1 / 3])
 
 
+def test_axes_carry_the_names_that_the_file_of_the_generator_gives_them(tmp_path: Path) -> None:
+    generator = make((2, 4))
+    generator.axis_names = {"L2D1": "hair colour"}
+    axes = METHODS["eigen"](measured=False).fit(load_generator(generator.save(tmp_path / "named")))
+    assert axes.names[axes.index("hair colour")] == "L2D1 hair colour"
+    assert axes.names[0] == "L1D1"
+
+
 def test_rank_is_by_the_scale_of_the_axis_not_by_its_place() -> None:
     g = make()
     with torch.no_grad():

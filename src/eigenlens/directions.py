@@ -149,20 +149,29 @@ class Directions:
     # which
 
     def index(self, which: int | str) -> int:
-        """Return the place of a direction given by its index or name.
+        """Return the place of a direction given by its index, its name, or the first or last words of one name alone.
+
+        So `L4D5 hair colour` answers to `L4D5` and to `hair colour`.
 
         Raises:
-            UserError: where there is none.
+            UserError: where there is none, or words that several names have.
         """
-        if isinstance(which, str) and which in self.names:
-            return self.names.index(which)
-        if isinstance(which, str) and which.removeprefix("-").isdecimal():
-            which = int(which)
         if isinstance(which, str):
-            raise unknown_name("direction", which, self.names)
+            is_number = which not in self.names and which.removeprefix("-").isdecimal()
+            which = int(which) if is_number else self.names.index(self._full_name(which))
         if not -len(self) <= which < len(self):
             raise UserError(f"direction {which} came; there are {len(self)}, numbered 0-{len(self) - 1}")
         return which % len(self)
+
+    def _full_name(self, words: str) -> str:
+        if words in self.names:
+            return words
+        meant = [name for name in self.names if name.startswith(f"{words} ") or name.endswith(f" {words}")]
+        if len(meant) > 1:
+            raise UserError(f"{words!r} may be {' or '.join(map(repr, meant))}; give more of the name")
+        if not meant:
+            raise unknown_name("direction", words, self.names)
+        return meant[0]
 
     def __getitem__(self, which: int | str | slice | Sequence[int | str]) -> Directions:
         """Return the directions chosen by index, name, slice or a sequence of them, in that order."""

@@ -212,7 +212,7 @@ class Generator:
         self.label_names = tuple(label_names)
         self.config = dict(config or {})
         self.origin = origin or Origin()
-        self.axis_names: dict[str, str] = {}
+        self.axis_names: dict[str, str] = {}  # what an own axis shows, by its place: L4D5 -> hair colour
         self._precision: Literal["fp32", "bf16"] = "fp32"
 
     def __repr__(self) -> str:

@@ -68,7 +68,7 @@ class Eigen:
             directions = Directions(
                 own.vectors,
                 own.space.name,
-                tuple(generator.axis_names.get(name, name) for name in own.names),
+                tuple(" ".join([name, *generator.axis_names.get(name, "").split()]) for name in own.names),
                 sigma=torch.ones(len(own.names)),
                 importance=own.fields["importance"],
                 fields=own.fields,
