@@ -158,7 +158,7 @@ def test_impossible_settings_are_refused(given, expected):
 
 
 def test_every_setting_is_explained():
-    source = Path(training_file.__file__).read_text("utf-8")
+    source = "".join(Path(each.__file__).read_text("utf-8") for each in (training_file, run_file))
     for field in dataclasses.fields(TrainConfig):
         after = source.split(f"\n    {field.name}: ", 1)[1].split("\n", 1)[1]
         assert after.lstrip().startswith('"""'), field.name

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from ..errors import unknown_name
 from ..generator import Generator
 from ..generators.eigengan import BASE, SLOPE, EigenGAN, EigenGANConfig, EigenGANNetwork, he_normal_
 from ..method import METHODS
-from .run import Adversaries, Length, check_numbers, conduct, overridden, r1_penalty
+from .run import Adversaries, RunConfig, conduct, overridden, r1_penalty
 
 EFFECT_SAMPLES = 16  # of each measurement while training
 AUGMENTATIONS = ("color", "translation", "cutout")
@@ -39,17 +39,19 @@ FLOOR_STRIDE = 4  # one image in so many is generated again to see what a layer 
 
 
 @dataclass(frozen=True)
-class TrainConfig(Length):
+class TrainConfig(RunConfig):
     """What fixes a training run, apart from its data."""
 
     model: EigenGANConfig = field(default_factory=EigenGANConfig)
     """The shape of the generator; the discriminator follows from it."""
-    kimg: float = 300.0
-    """Length of the training in thousands of images shown to the discriminator."""
-    batch: int = 64
-    """Images a step, over all processes."""
-    seed: int = 0
-    """Fixes the initial weights, latents, order of the images and augmentations."""
+    betas: tuple[float, float] = (0.5, 0.999)
+    """Decay of Adam's two moments."""
+    r1_interval: int = 3
+    """Steps from one R1 to the next; 0 leaves it out."""
+    ema_half_life: float = 44.33
+    """Half-life in kimg of the averaged copy of the generator, which is the one that is kept."""
+    flip: bool = True
+    """Whether real images are mirrored at random."""
     generator_loss: Literal["hinged", "linear", "non-saturating"] = "hinged"
     """With the hinge loss of the discriminator: `hinged`, max(0, 1 - D(G)), as in the authors' code, or `linear`,
     -D(G). `non-saturating`: softplus(-D(G)), with the logistic loss of the discriminator."""
@@ -67,37 +69,17 @@ class TrainConfig(Length):
     generated images, and both networks lower its mean squared error. 0, as published, has none."""
     r1_weight: float = 10.0
     """Weight of R1, the mean of ‖∇D(x)‖² over real images, without the ½ that some write before it."""
-    r1_interval: int = 3
-    """Steps from one R1 to the next; 0 leaves it out."""
     r1_scaled: bool = True
     """Whether R1 is multiplied by its interval, so that its mean weight does not depend on it (the authors' code)."""
-    learning_rate: float = 1e-4
-    """Learning rate of Adam, for both networks."""
-    betas: tuple[float, float] = (0.5, 0.999)
-    """Decay of Adam's two moments."""
-    cooldown_kimg: float = 0.0
-    """Over so many kimg, at the end, the learning rates fall in a straight line to nothing; 0: they stay."""
-    ema_half_life: float = 44.33
-    """Half-life in kimg of the averaged copy of the generator, which is the one that is kept."""
     augment: tuple[str, ...] = ()
     """Differentiable augmentations of what the discriminator sees: `color`, `translation`, `cutout`; for small sets."""
-    flip: bool = True
-    """Whether real images are mirrored at random."""
-    tick_kimg: float = 4.0
-    """How often in kimg figures are written."""
-    watch_kimg: float = 20.0
-    """How often in kimg samples, traversals and the distance to the data are made; 0: at the end alone."""
-    distance_images: int = 512
-    """Images, real and generated, of the sliced Wasserstein distance; 0 leaves it out."""
-    patience: int = 5
-    """After how many measurements without an improvement of 1 % the distance is said to be flat."""
-    stop_when_flat: bool = False
-    """Whether the training ends there."""
-    save_seconds: float = 60.0
-    """How often in seconds the state is saved."""
+
+    least: ClassVar[dict[str, float]] = RunConfig.least | {
+        "orthogonality_weight": 0, "effect_floor": 0, "information_weight": 0, "r1_weight": 0,
+    }  # fmt: skip
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "betas", tuple(float(beta) for beta in self.betas))  # Adam refuses a mixed (0, 0.99)
+        super().__post_init__()
         object.__setattr__(self, "augment", tuple(self.augment))
         for name, allowed in (
             ("generator_loss", ("hinged", "linear", "non-saturating")),
@@ -108,7 +90,6 @@ class TrainConfig(Length):
         for name in self.augment:
             if name not in AUGMENTATIONS:
                 raise unknown_name("augmentation", name, AUGMENTATIONS)
-        check_numbers(self, {"orthogonality_weight": 0, "effect_floor": 0, "information_weight": 0, "r1_weight": 0})
 
 
 _SMALL = TrainConfig(

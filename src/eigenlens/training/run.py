@@ -14,10 +14,10 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -40,6 +40,8 @@ FREE_ON_RESUME = (
 """Fields that a resumed run may change: none of them touches a step that was taken. (A cooldown ties the learning rate
 to the end: once it has begun, neither may move; see `read_state`.)"""
 
+Config = TypeVar("Config", bound="RunConfig")
+
 FIGURES = ("discriminator_loss", "generator_loss", "r1", "score_real", "score_fake")
 """What `Adversaries.take_step` returns, in order."""
 
@@ -47,21 +49,57 @@ FIGURES = ("discriminator_loss", "generator_loss", "r1", "score_real", "score_fa
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 
-class Length:
-    """What follows from the lengths that the settings of every family have."""
+@dataclass(frozen=True)
+class RunConfig:
+    """The settings that the training of every family has; a family adds its own, and the shape of its networks."""
 
-    kimg: float
-    batch: int
-    ema_half_life: float
-    cooldown_kimg: float
+    model: Any = None
+    """The shape of the networks."""
+    kimg: float = 300.0
+    """Length of the training in thousands of images shown to the discriminator."""
+    batch: int = 64
+    """Images a step, over all processes."""
+    seed: int = 0
+    """Fixes the initial weights, latents, order of the images and augmentations."""
+    learning_rate: float = 1e-4
+    """Learning rate of Adam, for both networks."""
+    betas: tuple[float, float] = (0.0, 0.99)
+    """Decay of Adam's two moments."""
+    cooldown_kimg: float = 0.0
+    """Over so many kimg, at the end, the learning rates fall in a straight line to nothing; 0: they stay."""
+    r1_interval: int = 16
+    """Steps from one R1 to the next; 0 leaves it out."""
+    ema_half_life: float = 5.0
+    """Half-life in kimg of the averaged copy of the generator, which is the one that is kept."""
+    flip: bool = False
+    """Whether real images are mirrored at random."""
+    tick_kimg: float = 4.0
+    """How often in kimg figures are written."""
+    watch_kimg: float = 20.0
+    """How often in kimg samples, traversals and the distance to the data are made; 0: at the end alone."""
+    distance_images: int = 512
+    """Images, real and generated, of the sliced Wasserstein distance; 0 leaves it out."""
+    patience: int = 5
+    """After how many measurements without an improvement of 1 % the distance is said to be flat."""
+    stop_when_flat: bool = False
+    """Whether the training ends there."""
+    save_seconds: float = 60.0
+    """How often in seconds the state is saved."""
 
-    def pace(self, step: int) -> float:
-        """Return the share of the learning rate that step `step`, from 0, takes: 1 until the cooldown begins.
+    least: ClassVar[dict[str, float]] = {
+        "kimg": 1e-3, "batch": 1, "seed": 0, "learning_rate": 0, "cooldown_kimg": 0, "r1_interval": 0,
+        "ema_half_life": 0, "tick_kimg": 1e-3, "watch_kimg": 0, "distance_images": 0, "patience": 1, "save_seconds": 0,
+    }  # fmt: skip
+    """Numbers among the settings, and the least of each."""
 
-        Then it falls in a straight line, to one part in as many as the cooldown has steps at the last.
-        """
-        steps = math.ceil(1000 * self.cooldown_kimg / self.batch - 1e-9)
-        return min(1.0, (self.n_steps - step) / steps) if steps else 1.0
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", tuple(float(beta) for beta in self.betas))  # Adam refuses a mixed (0, 0.99)
+        for name, low in self.least.items():
+            value = getattr(self, name)
+            if not math.isfinite(value) or value < low:
+                raise UserError(f"{name} {value} is not possible; it is a number from {low:g}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"betas {self.betas} are not possible; give two numbers from 0 to below 1")
 
     @property
     def n_steps(self) -> int:
@@ -73,29 +111,16 @@ class Length:
         """Share of the averaged weights that one step keeps."""
         return 0.5 ** (self.batch / (1000 * self.ema_half_life)) if self.ema_half_life > 0 else 0.0
 
+    def pace(self, step: int) -> float:
+        """Return the share of the learning rate that step `step`, from 0, takes: 1 until the cooldown begins.
 
-_LEAST = {
-    "kimg": 1e-3, "batch": 1, "seed": 0, "r1_interval": 0, "learning_rate": 0, "cooldown_kimg": 0, "ema_half_life": 0,
-    "tick_kimg": 1e-3, "watch_kimg": 0, "distance_images": 0, "patience": 1, "save_seconds": 0,
-}  # fmt: skip
-"""Numbers that the settings of every family have, and the least of each."""
-
-
-def check_numbers(config: Any, further: Mapping[str, float]) -> None:
-    """Check the numbers of settings: those that all families have, `further` ones (name -> least), and `betas`.
-
-    Raises:
-        UserError: on one that is too small or no number.
-    """
-    for name, low in {**_LEAST, **further}.items():
-        value = getattr(config, name)
-        if not math.isfinite(value) or value < low:
-            raise UserError(f"{name} {value} is not possible; it is a number from {low:g}")
-    if len(config.betas) != 2 or not all(0 <= beta < 1 for beta in config.betas):
-        raise UserError(f"betas {config.betas} are not possible; give two numbers from 0 to below 1")
+        Then it falls in a straight line, to one part in as many as the cooldown has steps at the last.
+        """
+        steps = math.ceil(1000 * self.cooldown_kimg / self.batch - 1e-9)
+        return min(1.0, (self.n_steps - step) / steps) if steps else 1.0
 
 
-def overridden(config: Any, **overrides: Any) -> Any:
+def overridden(config: Config, **overrides: Any) -> Config:
     """Return settings with some of their fields, or of their model's, replaced; None leaves a field as it is.
 
     Raises:
@@ -123,8 +148,8 @@ class Adversaries:
 
     family: ClassVar[str]
     """Name of the family, which new folders carry."""
-    config: Any
-    """The settings: `kimg`, `batch`, `seed`, `flip` ..., and `model` with the shape of the generator."""
+    config: RunConfig
+    """The settings."""
     device: torch.device
     """Where it trains."""
     is_mixed: bool
@@ -267,7 +292,7 @@ def export(training: Adversaries, folder: Path, *, data: Dataset) -> Path:
     return training.as_generator(data.name).save(folder, force=True, about=about)
 
 
-def read_state(file: Path, config: Any, data: Dataset) -> dict[str, Any]:
+def read_state(file: Path, config: RunConfig, data: Dataset) -> dict[str, Any]:
     """Read what `save_state` wrote, without unpickling objects.
 
     Raises:
@@ -324,7 +349,7 @@ def data_distance(generator: Generator, data: Dataset, n: int) -> dict[int, floa
 
 def conduct(
     make: Callable[[torch.device, str], Adversaries],
-    config: Any,
+    config: RunConfig,
     *,
     family: str,
     data: str | Path,

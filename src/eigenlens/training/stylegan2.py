@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ from .. import runtime
 from ..errors import UserError, unknown_name
 from ..generators.ops import demodulation, doubled, upfirdn
 from ..generators.stylegan2 import BASE, StyledConvolution, StyleGAN2, StyleGAN2Config, StyleGAN2Network
-from .run import Adversaries, Length, check_numbers, conduct, overridden, r1_penalty
+from .run import Adversaries, RunConfig, conduct, overridden, r1_penalty
 
 SLOPE, GAIN = 0.2, math.sqrt(2.0)  # of every leaky ReLU
 GROUP = 4  # images whose spread the discriminator sees together
@@ -82,49 +82,19 @@ class SmallStyleGAN2:
 
 
 @dataclass(frozen=True)
-class TrainConfig(Length):
+class TrainConfig(RunConfig):
     """What fixes a training run, apart from its data."""
 
     model: SmallStyleGAN2 = field(default_factory=SmallStyleGAN2)
     """The shape of both networks."""
-    kimg: float = 300.0
-    """Length of the training in thousands of images shown to the discriminator."""
-    batch: int = 64
-    """Images a step, over all processes."""
-    seed: int = 0
-    """Fixes the initial weights, latents, noise and order of the images."""
-    r1_gamma: float = 0.1
-    """Weight of R1, ½ γ times the mean of ‖∇D(x)‖² over real images."""
-    r1_interval: int = 16
-    """Steps from one R1, scaled by this number, to the next; 0 leaves it out."""
     learning_rate: float = 2.5e-3
     """Learning rate of Adam before it is equalised, for both networks."""
     mapping_rate: float = 0.01
     """Factor on the learning rate of the mapping network."""
-    betas: tuple[float, float] = (0.0, 0.99)
-    """Decay of Adam's two moments."""
-    cooldown_kimg: float = 0.0
-    """Over so many kimg, at the end, the learning rates fall in a straight line to nothing; 0: they stay."""
-    ema_half_life: float = 5.0
-    """Half-life in kimg of the averaged copy of the generator, which is the one that is kept."""
-    flip: bool = False
-    """Whether real images are mirrored at random."""
-    tick_kimg: float = 4.0
-    """How often in kimg figures are written."""
-    watch_kimg: float = 20.0
-    """How often in kimg samples and the distance to the data are made; 0: at the end alone."""
-    distance_images: int = 512
-    """Images, real and generated, of the sliced Wasserstein distance; 0 leaves it out."""
-    patience: int = 5
-    """After how many measurements without an improvement of 1 % the distance is said to be flat."""
-    stop_when_flat: bool = False
-    """Whether the training ends there."""
-    save_seconds: float = 60.0
-    """How often in seconds the state is saved."""
+    r1_gamma: float = 0.1
+    """Weight of R1, ½ γ times the mean of ‖∇D(x)‖² over real images, times `r1_interval`."""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "betas", tuple(float(beta) for beta in self.betas))
-        check_numbers(self, {"r1_gamma": 0, "mapping_rate": 0})
+    least: ClassVar[dict[str, float]] = RunConfig.least | {"r1_gamma": 0, "mapping_rate": 0}
 
 
 PRESETS: dict[str, TrainConfig] = {
