@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -89,6 +90,16 @@ def test_sample_writes_a_grid_that_remembers_its_command(model: str, tmp_path: P
     assert main(["sample", model, "--out", str(out)]) == 2  # never over an existing file
     assert "exists already" in capsys.readouterr().err
     assert main(["sample", model, "--out", str(out), "--force"]) == 0
+
+
+def test_sample_shows_the_first_image_of_each_seed(model: str, tmp_path: Path) -> None:
+    grid, one = tmp_path / "grid.png", tmp_path / "one.png"
+    assert main(["sample", model, "--seeds", "3-4", "--columns", "1", "--out", str(grid)]) == 0
+    assert main(["sample", model, "--seed", "4", "--n", "1", "--out", str(one)]) == 0
+    with Image.open(grid) as both, Image.open(one) as alone:
+        assert "--seeds 3-4" in both.info["eigenlens"]
+        below = np.asarray(both)[-alone.height :, : alone.width]
+        assert np.array_equal(below, np.asarray(alone))
 
 
 @pytest.mark.parametrize("suffix", [".png", ".gif", ".webp"])

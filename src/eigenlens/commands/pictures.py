@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from tyro.conf import Positional
@@ -36,6 +36,7 @@ def sample(
     out: Path = Path("samples.png"),
     n: int = 16,
     seed: int = 0,
+    seeds: str | None = None,
     truncation: float = 1.0,
     cutoff: int | None = None,
     label: str | None = None,
@@ -51,6 +52,7 @@ def sample(
         out: the picture to write: .png, .jpg or .webp.
         n: how many.
         seed: image i is fixed by (seed, i).
+        seeds: one image a seed instead, such as 0-63: the faces that --seeds shows elsewhere.
         truncation: 1 is the law of training, less is closer to the mean. EigenGAN: σ of all codes.
         cutoff: truncate only so many slots of w+.
         label: index or name of the class, or `random`.
@@ -61,9 +63,11 @@ def sample(
     """
     check_picture(out, force=force)
     g = machine.open(generator)
-    codes = g.sample(n, seed=seed, truncation=truncation, cutoff=cutoff, label=label, noise=noise)
+    how: dict[str, Any] = {"truncation": truncation, "cutoff": cutoff, "label": label, "noise": noise}
+    codes = sample_seeds(g, parse_seeds(seeds), **how) if seeds else g.sample(n, seed=seed, **how)
+    which: dict[str, Any] = {"seeds": seeds} if seeds else {"n": n, "seed": seed}
     again = command_line(
-        "sample", generator, n=n, seed=seed, truncation=truncation, cutoff=cutoff, label=label, noise=noise,
+        "sample", generator, **which, truncation=truncation, cutoff=cutoff, label=label, noise=noise,
         precision=machine.recorded_precision, out=out,
     )  # fmt: skip
     picture = pictures.grid(g.render(codes, what="images"), columns=columns)
