@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -35,6 +36,7 @@ from eigenlens.studio.jobs import Jobs
 from eigenlens.studio.server import Studio, create_app
 from eigenlens.studio.shelf import Shelf
 from studios import make_studio, served
+from test_curves import curved, dipoles
 
 HERE = "http://127.0.0.1:7654"
 SOCKET = "ws://127.0.0.1:7654/frames"
@@ -428,6 +430,33 @@ def test_changes_leave_the_old_file_and_turn_what_they_say(client: TestClient, s
     assert ask(client, "directions/change", generator="tiny", source=first["source"], flip=["tone"]) == second
     reply = client.post("/api/directions/change", json={"generator": "tiny", "source": "eigen", "rename": {"L9": "x"}})
     assert "unknown direction 'L9'" in reply.json()["error"]
+
+
+def test_curved_sets_move_by_a_distance(client: TestClient, studio: Studio) -> None:
+    g = studio.shelf.generator("tiny")
+    curve = dipoles(2, dim=g.spaces["z"].dim)
+    curve = dataclasses.replace(curve, centre=torch.zeros_like(curve.centre))
+    bent = curved(curve, g, "z")
+    source = str(bent.save(studio.shelf.folder("tiny") / "bent.safetensors"))
+    table = client.get("/api/directions", params={"generator": "tiny", "source": source}).json()
+    assert [row["is_straight"] for row in table["rows"]] == [False, False]
+
+    walked = edit({"directions": source, "name": "c1", "by": 3.0}, move("L1D1", 1.0), seed=5)
+    shown = pixels(client.post("/api/picture", json={"edit": walked}).content)
+    codes = METHODS["eigen"](measured=False).fit(g).move(bent.move(g.sample(1, seed=5), "c1", by=3.0), "L1D1", by=1.0)
+    assert np.abs(shown.astype(int) - to_uint8(g(codes)[0]).astype(int)).max() <= 1
+    strip = client.post("/api/strip", json={"edit": walked, "directions": source, "name": "c0", "n": 3})
+    assert pixels(strip.content).shape == (16, 48, 3)
+
+    turned = ask(client, "directions/change", generator="tiny", source=source, flip=["c1"], rename={"c1": "tone"})
+    back = edit({"directions": turned["source"], "name": "tone", "by": -3.0}, move("L1D1", 1.0), seed=5)
+    assert np.array_equal(pixels(client.post("/api/picture", json={"edit": back}).content), shown)
+    reply = client.post("/api/coordinates", json={"edit": edit(), "directions": source})
+    assert (reply.status_code, reply.json()["unsupported"]) == (400, True)
+    reply = client.post(
+        "/api/directions/join", json={"generator": "tiny", "pieces": [{"source": "eigen"}, {"source": source}]}
+    )
+    assert "straight and curved" in reply.json()["error"]
 
 
 def test_sets_are_saved_loaded_and_not_overwritten(client: TestClient, tmp_path: Path) -> None:

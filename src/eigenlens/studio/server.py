@@ -161,6 +161,7 @@ class Studio:
             is_measured = row["low"] is not None and row["high"] is not None
             part = moved_parts(found, row["index"], space)
             row |= {"low": low, "high": high, "is_measured": is_measured, "part": _named_range(space, part)}
+            row["is_straight"] = found.is_straight
         return {
             "source": source,
             "title": source if source in METHODS else Path(source).stem.partition("~")[0],

@@ -347,7 +347,8 @@ class Row {
     openMenu(this.more, [
       h("dl", { class: "facts" }, facts.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, String(value))])),
       h("label", { class: "row" }, "Layers ", layers),
-      { text: this.#mode === "to" ? "Move by a distance" : "Move to a coordinate", act: () => this.#toggleMode() },
+      { text: this.#mode === "to" ? "Move by a distance" : "Move to a coordinate", act: () => this.#toggleMode(),
+        reason: row.is_straight ? "" : "A curved direction has no coordinate" },
       { text: owner.isPinned(source, row.name) ? "Unpin" : "Pin to the top", act: () => owner.pin(source, row.name) },
       { text: "Set to zero", act: () => this.zero() },
       { text: "Rename…", act: () => this.rename() },
