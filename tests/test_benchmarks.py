@@ -158,3 +158,29 @@ def test_projections_go_on_row_by_row(
     assert found["edits"]["reader"] == "pixels"
     assert not partial.exists()
     assert projection.table(found) in capsys.readouterr().out
+
+
+def test_planted_directions_are_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    planted = importlib.import_module("benchmarks.planted")
+    axes = planted.blobs()[1]
+    turned = torch.linalg.qr(torch.randn(5, 5, generator=torch.Generator().manual_seed(0)))[0] @ axes
+    perfect, rotated, useless = (
+        planted.measure(rows, axes) for rows in (3 * axes, turned, torch.linalg.svd(axes)[2][5:10])
+    )
+    assert max(perfect["angles"] + rotated["angles"]) < 0.1
+    assert min(useless["angles"]) > 89.9
+    assert perfect["largest_cos"]["hue"] == pytest.approx(1.0, abs=1e-5)
+    assert rotated["largest_cos"]["hue"] < 0.99
+    assert max(useless["largest_cos"].values()) < 1e-5
+    cell = {"steps": 1, "cpu_s": 0.0, "random": 0.5, "held_out": 0.5}
+    cells = [
+        {"part": "bent", "what": kind, "seed": seed, "recovery": value, **cell}
+        for kind, values in (("voynov", (0.9, 0.8)), ("warped", (0.8, 0.9)))
+        for seed, value in enumerate(values)
+    ]
+    planted.print_tables([{"part": "span", "what": 3, "seed": 0, **perfect}, *cells], [10.0, 20.0])
+    told = capsys.readouterr().out
+    assert "| 3 rounds | 0 | 0, 0, 0, 0, 0 | 1.00, 1.00, 1.00, 1.00, 1.00 |" in told
+    assert "| 1 | 0.800 | 0.900 | +0.100 | 0.500 |" in told
+    assert "warped - voynov: +0.000, standard error 0.100, 2 seeds" in told

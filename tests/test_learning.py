@@ -81,6 +81,23 @@ def test_frames_of_other_kinds() -> None:
         LearnedFrame(7, 6, "orthonormal", seed=0)
 
 
+@pytest.mark.parametrize("kind", ["orthonormal", "unit", "free"])
+def test_frames_keep_at_right_angles_to_what_they_stand_beside(kind: str) -> None:
+    beside = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    beside = torch.cat([beside, beside[:1] + beside[1:2]])  # rank 3
+    frame = LearnedFrame(4, 8, kind, seed=0, beside=beside)
+    with torch.no_grad():
+        for weights in frame.parameters():
+            weights.add_(0.3 * torch.randn(weights.shape, generator=torch.Generator().manual_seed(1)))
+    rows = frame().detach()
+    assert (rows @ beside.T).abs().max() < 1e-5
+    assert torch.linalg.matrix_rank(rows) == 4
+    if kind != "free":
+        assert torch.allclose(rows.norm(dim=1), torch.ones(4), atol=1e-5)
+    with pytest.raises(UserError, match="give 1-5, or another frame"):
+        LearnedFrame(6, 8, "orthonormal", seed=0, beside=beside)
+
+
 def test_steps_are_one_sigma_long_and_keep_to_the_layers() -> None:
     g = SlotToy()
     rows = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
@@ -236,6 +253,22 @@ def test_a_loss_that_is_no_number_is_told() -> None:
         learn(learner, n_steps=1, patience=0, about={"method": "x"}, run=None, device=torch.device("cpu"))
 
 
+def test_rounds_stand_at_right_angles_and_go_on(eigengan: Generator, tmp_path: Path) -> None:
+    method = replace(TINY, n_directions=5, rounds=2, frame="unit")
+    d = method.fit(eigengan, run=tmp_path)
+    assert len(d) == 5
+    sizes = [torch.load(tmp_path / f"round-{i}" / "last" / STATE)["modules"]["directions.frame.rows"] for i in (1, 2)]
+    assert [len(rows) for rows in sizes] == [3, 2]
+    cosines = (d.vectors[:, 0] @ d.vectors[:, 0].T).abs()
+    blocks = (cosines < 1e-5).sum(1)
+    assert sorted(blocks.tolist()) == [2, 2, 2, 3, 3]  # each is at right angles to all of the other round
+    again = method.fit(eigengan, run=tmp_path)  # both rounds are there
+    assert torch.equal(again.vectors, d.vectors)
+    assert torch.equal(again.importance, d.importance)
+    with pytest.raises(UserError, match=r"rounds 6 is not possible; it is a number from 1 to 5"):
+        replace(method, rounds=6).fit(eigengan)
+
+
 def test_batch_that_cannot_be_shared_is_refused(eigengan: Generator, monkeypatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(UserError, match="multiple of 3"):
@@ -357,6 +390,22 @@ def test_the_subspace_that_acts_is_found_beyond_chance() -> None:
     chance = [held(LearnedFrame(6, 32, "orthonormal", seed)().detach(), axes) for seed in range(1000)]
     assert held(method.game(g, "orthonormal", 0).mover.frame().detach(), axes) < max(chance)
     assert found > max(chance), (found, max(chance))
+
+
+@pytest.mark.slow
+def test_what_plainer_changes_hide_is_found_beside_them() -> None:
+    g, axes = blobs()
+    method = Voynov(
+        n_directions=4, n_steps=150, learning_rate=3e-3, shift=3.0, shift_weight=1.0, noise=0.5, body="resnet",
+        width=0.25, learn_in="fp32",
+    )  # fmt: skip
+    plain, hue = axes[[0, 1, 2, 4]], axes[[3]]
+    game = method.game(g, "orthonormal", 0, beside=plain)
+    (before,) = principal_angles(game.mover.frame().detach(), hue).tolist()
+    game.play(method.n_steps, None)
+    (after,) = principal_angles(game.mover.frame().detach(), hue).tolist()
+    assert before > 45
+    assert after < 25
 
 
 # --- at the shell -----------------------------------------------------------------------------------------------------

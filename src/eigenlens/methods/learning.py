@@ -199,14 +199,24 @@ class LearnedFrame(nn.Module):
     zero but for K columns: that reaches every K-frame of the space, for K < dim too. `unit` rows have norm 1, `free`
     ones any; both start as the same frame Q.
 
+    Args:
+        n: how many, K.
+        dim: coordinates of each.
+        kind: see above.
+        seed: of the start.
+        beside: rows [m, dim] to which all of them stay at right angles.
+
     Source:
         Voynov & Babenko, section 4.1, where K < dim leaves all but the first K coordinates unmoved.
     """
 
     rotation: Tensor
+    basis: Tensor | None
 
-    def __init__(self, n: int, dim: int, kind: Frame, seed: int) -> None:
+    def __init__(self, n: int, dim: int, kind: Frame, seed: int, beside: Tensor | None = None) -> None:
         super().__init__()
+        self.register_buffer("basis", None if beside is None else complement(beside))  # [dim - m, dim]
+        dim = dim if self.basis is None else len(self.basis)
         if kind not in ("orthonormal", "unit", "free"):
             raise UserError(f"frame {kind!r} is not known; allowed: orthonormal, unit, free")
         if n < 1 or (n > dim and kind == "orthonormal"):
@@ -225,10 +235,20 @@ class LearnedFrame(nn.Module):
 
     def forward(self) -> Tensor:
         """Return the vectors, [n, dim]."""
+        return self._inner() if self.basis is None else self._inner() @ self.basis
+
+    def _inner(self) -> Tensor:
         if self.kind == "orthonormal":
             square = torch.nn.functional.pad(self.log, (0, len(self.log) - self.n))
             return (self.rotation @ torch.matrix_exp(square - square.T)[:, : self.n]).T
         return self.rows if self.kind == "free" else torch.nn.functional.normalize(self.rows, dim=1)
+
+
+def complement(rows: Tensor) -> Tensor:
+    """Return an orthonormal basis, [dim - rank, dim], of all that is at right angles to `rows` [m, dim]."""
+    _, sizes, right = torch.linalg.svd(rows.double())
+    rank = int((sizes > 1e-6 * sizes.max().clamp(min=1e-30)).sum())
+    return right[rank:].to(rows)
 
 
 # --- the loop ---------------------------------------------------------------------------------------------------------
@@ -730,6 +750,7 @@ class ReconstructionGame:
         """Learn until `n_steps`; `settled` are fields whose value the game has settled, such as the frame."""
         method, generator = self.method, self.scene.generator
         about = about_fit(method, generator, self.seed)
+        about["arguments"].pop("rounds", None)  # of a round, how many there are settles nothing
         about["arguments"] |= {"learn_in": self.scene.precision, **settled}
         learn(self.learner, n_steps=n_steps, patience=method.patience, about=about, run=run, device=generator.device)
 
