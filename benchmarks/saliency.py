@@ -1,11 +1,12 @@
 """Masks that a generator's background directions teach, against the true masks of unseen toon faces.
 
     npm ci --prefix tools/toonfaces        # once: the renderer of the faces
-    python -m benchmarks.saliency          # trains (two CPU minutes), predicts, scores
+    python -m benchmarks.saliency          # trains (about five CPU minutes), predicts, scores
 
 The segmenter learns from samples of `toonfaces` and its own axes alone, with the defaults of `eigenlens saliency
 train`. The faces are rendered anew with a seed that the generator has not seen; their true masks are read once, after
-the training, to score. Beside it stand four ways that need no training.
+the training, to score. Beside it stand four ways that need no training. Faces, segmenter and its training state are
+kept in the work folder: Ctrl-C saves, the same command goes on, and nothing that is there is made again.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +24,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from eigenlens.files import write_json
 
 RESULTS = Path(__file__).parent / "results" / "saliency.json"
 RENDERER = Path(__file__).parents[1] / "tools" / "toonfaces" / "render.py"
@@ -92,8 +94,10 @@ WAYS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def render(folder: Path, n: int, seed: int) -> Path:
-    """Render unseen faces."""
-    out = folder / "unseen.npz"
+    """Render unseen faces, unless they are there."""
+    out = folder / f"unseen-{seed}-{n}.npz"
+    if out.exists():
+        return out
     subprocess.run([sys.executable, str(RENDERER), "--n", str(n), "--seed", str(seed), "--out", str(out)], check=True)
     return out
 
@@ -110,23 +114,42 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 # --- the run ----------------------------------------------------------------------------------------------------------
 
 
-def train(out: Path, seed: int) -> dict[str, Any]:
-    """Train a segmenter with the defaults; return which directions it took and what it cost."""
+def train(folder: Path, generator_name: str, seed: int) -> tuple[Path, dict[str, Any]]:
+    """Train a segmenter with the defaults, or go on where it stopped; return its file and what it cost.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C, once the state is saved.
+    """
     import eigenlens
     from eigenlens.method import find_directions
-    from eigenlens.saliency import background_changes, choose_background
+    from eigenlens.saliency import Segmenter, background_changes, choose_background, pure_background
     from eigenlens.training.segmenter import SegmenterTraining, train_segmenter
 
+    out, costs = folder / "segmenter.safetensors", folder / "costs.json"
+    about = json.loads(costs.read_text("utf-8")) if costs.exists() else {"cpu_s": 0.0, "wall_s": 0.0}
+    config = SegmenterTraining(seed=seed)
+    if out.exists() and Segmenter.load(out).about["kimg"] >= config.kimg:
+        return out, about
     began, cpu = time.perf_counter(), time.process_time()
-    generator = eigenlens.load_generator("toonfaces")
+    generator = eigenlens.load_generator(generator_name)
     axes = find_directions("eigen", generator, measured=False)
-    chosen = axes[choose_background(background_changes(generator, axes))]
-    train_segmenter(generator, chosen, SegmenterTraining(seed=seed), out=out)
-    return {
-        "directions": list(chosen.names),
-        "cpu_s": time.process_time() - cpu,
-        "wall_s": time.perf_counter() - began,
+    chosen = choose_background(background_changes(generator, axes))
+    pure = pure_background(generator, axes, chosen, seed=seed)
+    weights = pure.vectors.flatten(1) @ axes.vectors.flatten(1).T  # axes are unit vectors
+    made_of = {
+        name: {axes.names[k]: round(float(row[k]), 3) for k in row.abs().argsort(descending=True)[:6]}
+        for name, row in zip(pure.names, weights, strict=True)
     }
+    train_segmenter(generator, pure, config, out=out)
+    spent = {"cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - began}
+    about = {name: about[name] + taken for name, taken in spent.items()} | {
+        "chosen": [axes.names[k] for k in chosen],
+        "made_of": made_of,
+    }
+    write_json(costs, about, force=True)
+    if Segmenter.load(out).about["kimg"] < config.kimg:
+        raise KeyboardInterrupt("stopped; the same command goes on")
+    return out, about
 
 
 def main() -> None:
@@ -134,6 +157,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=N_FACES, help="unseen faces")
     parser.add_argument("--seed", type=int, default=0, help="of the training")
+    parser.add_argument("--generator", default="toonfaces", help="that teaches: a name or a folder")
+    parser.add_argument("--work", type=Path, default=Path("runs/saliency"), help="what is made on the way")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--faces", type=Path, help="faces that render.py wrote, instead of rendering them")
     parser.add_argument("--segmenter", type=Path, help="a segmenter to score, instead of training one")
@@ -148,15 +173,13 @@ def main() -> None:
     from eigenlens.saliency import Segmenter, mask_sheet, score_masks
 
     runtime.set_threads(options.threads)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        about: dict[str, Any] = {}
-        segmenter = options.segmenter
-        if segmenter is None:
-            segmenter = folder / "segmenter.safetensors"
-            about = train(segmenter, options.seed)
-        network = Segmenter.load(segmenter)
-        images, truth, patterned = read(options.faces or render(folder, options.n, UNSEEN_SEED))
+    options.work.mkdir(parents=True, exist_ok=True)
+    about: dict[str, Any] = {}
+    segmenter = options.segmenter
+    if segmenter is None:
+        segmenter, about = train(options.work, options.generator, options.seed)
+    network = Segmenter.load(segmenter)
+    images, truth, patterned = read(options.faces or render(options.work, options.n, UNSEEN_SEED))
     likely = {way: [function(image / 255.0) for image in images] for way, function in WAYS.items()}
     likely["eigenlens saliency"] = [network(Image.fromarray(image)) for image in images]
     rows = []
@@ -174,11 +197,11 @@ def main() -> None:
         some = np.flatnonzero(patterned)[:12]
         pictures = [from_uint8(images[i]) for i in some]
         mask_sheet(pictures, [likely["eigenlens saliency"][i] for i in some]).save(options.sheet)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    training = {key: network.about.get(key) for key in ("directions", "rule", "training", "kimg", "n_masks")} | about
+    told = ("generator", "directions", "rule", "training", "kimg", "n_masks")
+    training = {key: network.about.get(key) for key in told} | about
     machine = {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     written = {"unseen_seed": UNSEEN_SEED, "training": training, "machine": machine, "results": rows}
-    options.out.write_text(json.dumps(written, indent=1) + "\n")
+    write_json(options.out, written, force=True)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from eigenlens.saliency import (
     fill_holes,
     intensity_mask,
     mask_sheet,
+    pure_background,
     sample_masks,
     score_masks,
 )
@@ -91,6 +92,27 @@ def test_border_and_centre_keep_apart() -> None:
     assert border[0].all()
     assert not border[8:-8, 8:-8].any()
     assert centre[32, 24]
+
+
+def test_combined_directions_leave_the_object_alone() -> None:
+    toy = scene()
+    rows = torch.tensor([[1.0, 0.0, 0.0, -0.8], [0.0, 1.0, 0.1, 0.9], [0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 1.0, 0.0]])
+    rows = torch.nn.functional.normalize(rows)[:, None]
+    mixed = Directions(rows, "z", ("red and thing", "green and thing", "thing", "place"), layers=("all",) * 4)
+    chosen = choose_background(background_changes(toy, mixed, n=6))
+    assert sorted(chosen) == [0, 1]
+    pure = pure_background(toy, mixed, chosen, MaskRule(smooth=1), n=8, strength=0.5)  # tanh bends further out
+    assert pure.names == ("background-1", "background-2")
+    assert pure.unit == "sigma"
+    assert pure.vectors[:, 0, 2:].norm(dim=1).max() < 0.2 * rows[:2, 0, 2:].norm(dim=1).min()
+    assert torch.linalg.matrix_rank(pure.vectors[:, 0, :2], tol=0.5) == 2
+    of_mixed, of_pure = (background_changes(toy, each, n=6, strength=0.5) for each in (mixed[chosen], pure))
+    assert of_pure[:, 1].max() < 0.2 * of_mixed[:, 1].min()
+
+
+def test_nothing_is_combined_where_no_mask_is_likely() -> None:
+    same = pure_background(scene(), axes(), [0], MaskRule(smooth=1, least=0.3, most=0.9), n=4)
+    assert same.names == ("red",)
 
 
 # --- masks ------------------------------------------------------------------------------------------------------------

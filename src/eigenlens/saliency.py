@@ -23,7 +23,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from . import runtime
-from .directions import Directions
+from .algebra import compose
+from .directions import Directions, concatenate
 from .effect import sample_for, traverse
 from .errors import UserError
 from .files import written_beside
@@ -42,6 +43,12 @@ NEAR_BEST = 0.25
 """A direction is chosen beside the best one where its contrast reaches this share of the best contrast ..."""
 CLEAR = 1.5
 """... and it changes the border this many times as much as the centre."""
+MOST_CANDIDATES = 24
+"""Directions that pure ones are combined from: those that change the border most."""
+SEEN = 64
+"""Resolution in pixels at which their changes are compared."""
+RIDGE = 0.005
+"""What is added to the change of the object, as a share of its mean: measured changes are not exact."""
 
 
 def border_of(height: int, width: int) -> Tensor:
@@ -249,6 +256,73 @@ def sample_masks(
     return Samples(views, masks, known, (area >= rule.least) & (area <= rule.most))
 
 
+def pure_background(
+    generator: Generator,
+    directions: Directions,
+    chosen: Sequence[int],
+    rule: MaskRule = MaskRule(),
+    *,
+    n: int = 24,
+    seed: int = 0,
+    strength: float = 2.0,
+) -> Directions:
+    """Combine directions into those along which the background changes most for what the object changes.
+
+    An axis that changes the background often moves clothes or hair a little as well, and another one moves these back.
+    First masks follow from the chosen directions. Then, with B and O the mean products of the changes of two directions
+    outside and inside of these masks, the weights a of the new ones have the largest aᵀBa / aᵀOa. The best is kept, and
+    those whose root reaches `NEAR_BEST` of its root, and `CLEAR`.
+
+    Args:
+        generator: whose.
+        directions: straight ones; at most `MOST_CANDIDATES` of them are combined.
+        chosen: indices of those that change the background; see `choose_background`.
+        rule: how the first masks follow from them.
+        n: samples of `seed`.
+        strength: σ each way at which changes are measured.
+
+    Returns:
+        Directions in σ, named background-1 and so on; the purest first. The chosen ones where no first mask is likely.
+
+    Raises:
+        Unsupported: where directions are curved.
+    """
+    directions.check_straight("combining directions")
+    space = generator.space(directions.space)
+    directions = directions.in_sigma(space)
+    others = [k for k in range(len(directions)) if k not in chosen]
+    if len(directions) > MOST_CANDIDATES:
+        at_border = background_changes(generator, directions, n=8, seed=seed, strength=strength)[:, 0]
+        others.sort(key=lambda k: -float(at_border[k]))
+    candidates = directions[[*chosen, *others][:MOST_CANDIDATES]]
+    outside, inside = (torch.zeros(2, len(candidates), len(candidates), dtype=torch.float64)).unbind(0)
+    for low, high in runtime.batches(n, max(1, generator.batch_size // 4)):
+        made = sample_masks(generator, directions[list(chosen)], rule, high - low, seed=seed, start=low)
+        codes = sample_for(generator, directions, high - low, seed=seed, start=low)
+        ends = [traverse(generator, codes, candidates, k, (-strength, strength)) for k in range(len(candidates))]
+        slopes = torch.stack([_seen(pair[:, 1].clamp(-1, 1) - pair[:, 0].clamp(-1, 1)) for pair in ends])
+        for total, where in ((outside, ~made.masks & made.known), (inside, made.masks)):
+            weight = _seen((where & made.kept[:, None, None])[:, None].float())
+            rows = (slopes * weight.sqrt()).flatten(1).double()  # [k, n c h w]
+            total += rows @ rows.T
+    if not inside.trace() > 0:
+        return directions[list(chosen)]
+    ridge = RIDGE * inside.trace() / len(inside) * torch.eye(len(inside), dtype=torch.float64)
+    back = torch.linalg.inv(torch.linalg.cholesky(inside + ridge))
+    ratios, rotated = torch.linalg.eigh(back @ outside @ back.T)  # ascending
+    weights = (back.T @ rotated).T.flip(0)
+    clear = ratios.flip(0).clamp(min=0).sqrt()
+    least = max(NEAR_BEST * float(clear[0]), min(CLEAR, float(clear[0])))
+    kept = [k for k, ratio in enumerate(clear.tolist()) if ratio >= least]
+    pure = [compose(candidates, weights[k].tolist(), f"background-{k + 1}", space=space) for k in kept]
+    return concatenate([each.in_sigma(space) for each in pure])
+
+
+def _seen(images: Tensor) -> Tensor:
+    """Return images averaged to `SEEN` pixels, where they are larger."""
+    return F.adaptive_avg_pool2d(images, SEEN) if images.shape[-1] > SEEN else images
+
+
 # --- the network that learns masks ------------------------------------------------------------------------------------
 
 
@@ -310,14 +384,18 @@ class Segmenter:
         self.network, self.config, self.about = network.eval().requires_grad_(False), config, dict(about or {})
 
     def __call__(self, picture: Image.Image) -> np.ndarray:
-        """Return how likely each pixel of a picture belongs to the object, float32 [height, width], at its own size."""
+        """Return how likely each pixel of a picture belongs to the object, float32 [height, width], at its own size.
+
+        It is the mean of what the network says of the picture and of its mirror image.
+        """
         width, height = picture.size
         scale = self.config.resolution / min(width, height)
         sides = [max(8, 8 * round(side * scale / 8)) for side in (height, width)]
         image = from_uint8(np.asarray(picture.convert("RGB")))[None]  # [1, 3, h, w]
         with torch.no_grad():
             fitted = F.interpolate(image, sides, mode="bilinear", antialias=True, align_corners=False)
-            logits = self.network(fitted)[:, None]
+            straight, mirrored = self.network(torch.cat([fitted, fitted.flip(-1)])).chunk(2)
+            logits = (straight + mirrored.flip(-1))[:, None] / 2
             logits = F.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
         return logits[0, 0].sigmoid().numpy()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from PIL import Image
 from tyro.conf import Positional
 
@@ -21,6 +22,7 @@ from ..saliency import (
     background_changes,
     choose_background,
     mask_sheet,
+    pure_background,
     sample_masks,
     score_masks,
 )
@@ -40,6 +42,7 @@ def train(
     out: Path = Path("segmenter.safetensors"),
     directions: str | None = None,
     background: str | None = None,
+    as_is: bool = False,
     sheet: Path | None = None,
     resume: Literal["auto", "none"] = "auto",
     rule: MaskRule = MaskRule(),  # noqa: B008  frozen
@@ -57,8 +60,10 @@ def train(
         generator: a name, a folder, a file, or package.module:function.
         out: the segmenter's file. Its training state lies beside it.
         directions: a file of directions or the name of a method; by default the generator's own axes, else SeFa.
-        background: names or indices of those that change the background, with commas between; by default those that
-            change the border of images most and the centre least, which are told.
+        background: names or indices of those that change the background, with commas between, which are taken as they
+            are; by default those that change the border of images most and the centre least, which are told.
+        as_is: take the directions that were chosen as they are. By default they are combined with the others, so that
+            the object changes less.
         sheet: a picture of some samples with their masks, to look at before the training.
         resume: `auto` goes on where a state lies beside --out.
         rule: how masks follow from directions.
@@ -76,19 +81,25 @@ def train(
     known = find(directions, g, foreign=foreign)
     if background is not None:
         names = [word.strip() for word in background.split(",")]
-        rows = [known.index(int(name) if name.isdecimal() else name) for name in names]
+        chosen = known[[known.index(int(name) if name.isdecimal() else name) for name in names]]
     else:
         changes = background_changes(g, known)
         rows = choose_background(changes)
+        chosen, told = known[rows], changes[rows]
+        if known.is_straight and not as_is:
+            chosen = pure_background(g, known, rows, rule, seed=settings.seed)
+            told = torch.cat([told, background_changes(g, chosen)])
+        names = [*(known.names[k] for k in rows), *chosen.names][: len(told)]
         table = [
-            {"direction": known.names[k], "border": f"{changes[k, 0]:.3f}", "centre": f"{changes[k, 1]:.3f}"}
-            for k in rows
+            {"direction": name, "border": f"{border:.3f}", "centre": f"{centre:.3f}"}
+            for name, (border, centre) in zip(names, told.tolist(), strict=True)
         ]
         print(as_table(table))
-    chosen = known[rows]
     if sheet is not None:
         shown = sample_masks(g, chosen, rule, 12, seed=settings.seed)
-        again = command_line("saliency", "train", generator, directions=directions, background=background, sheet=sheet)
+        again = command_line(
+            "saliency", "train", generator, directions=directions, background=background, as_is=as_is, sheet=sheet
+        )
         picture = mask_sheet(list(shown.images[:, 0]), list(shown.masks.numpy()), title=f"{g.name}: samples and masks")
         pictures.save(picture, sheet, recipe={"version": 1, "command": again}, force=force)
         print(sheet)

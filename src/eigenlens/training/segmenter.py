@@ -39,9 +39,9 @@ VIEWS = 3
 class SegmenterTraining:
     """What fixes the training of a segmenter, apart from its generator and the background directions."""
 
-    kimg: float = 12.0
+    kimg: float = 20.0
     """Length in thousands of images."""
-    n_samples: int = 1000
+    n_samples: int = 2000
     """Samples that are drawn; those whose object has an unlikely area are left out."""
     batch: int = 32
     """Images a step."""
@@ -52,9 +52,9 @@ class SegmenterTraining:
     grounds: float = 0.5
     """Share of the images whose background is replaced by a drawn one (colours, slopes, waves, stripes), so that the
     network learns the object and not the few backgrounds that a generator makes."""
-    relabel: float = 0.5
-    """Share of the training after which the network labels the samples anew, by the mean over their views, and learns
-    from that: what a rule misses in one sample it finds in others. 1 leaves it out."""
+    n_relabels: int = 2
+    """How often, at even distances, the network labels the samples anew, by the mean over their views and the mirror
+    images of these, and learns from that: what a rule misses in one sample it finds in others. 0 leaves it out."""
     tint: float = 0.25
     """Largest change of the gain and the offset of each colour: real images vary more than samples."""
     resolution: int = 64
@@ -69,7 +69,7 @@ class SegmenterTraining:
     def __post_init__(self) -> None:
         limits = {
             "kimg": (1e-3, math.inf), "n_samples": (1, 1e7), "batch": (1, 1e5), "seed": (0, math.inf),
-            "learning_rate": (0, 1), "grounds": (0, 1), "relabel": (0, 1), "tint": (0, 1),
+            "learning_rate": (0, 1), "grounds": (0, 1), "n_relabels": (0, 100), "tint": (0, 1),
             "tick_kimg": (1e-3, math.inf), "save_seconds": (0, math.inf),
         }  # fmt: skip
         check_ranges(self, limits)
@@ -170,7 +170,7 @@ class Training:
 
     def take_step(self) -> float:
         """Learn from the next batch; return the loss."""
-        if self.step == self.relabel_step:
+        if self.step in self.relabel_steps:
             self.relabel()
         images, masks, known = self.draw_batch()
         with torch.autocast("cpu", torch.bfloat16, enabled=self.is_mixed):
@@ -186,9 +186,10 @@ class Training:
         return float(loss.detach())
 
     @property
-    def relabel_step(self) -> int:
-        """The step before which the samples are labelled anew."""
-        return max(1, round(self.config.relabel * self.config.n_steps))
+    def relabel_steps(self) -> list[int]:
+        """The steps before which the samples are labelled anew."""
+        parts = self.config.n_relabels + 1
+        return [max(1, round(self.config.n_steps * part / parts)) for part in range(1, parts)]
 
     def relabel(self) -> None:
         """Label the samples by what the network makes of their views, in the mean; what is near neither is unknown."""
@@ -197,9 +198,10 @@ class Training:
         with torch.inference_mode():
             for low, high in runtime.batches(len(images), self.config.batch):
                 some = images[low:high].flatten(0, 1).float() / 127.5 - 1
+                some = torch.cat([some, some.flip(-1)]).contiguous(memory_format=torch.channels_last)
                 with torch.autocast("cpu", torch.bfloat16, enabled=self.is_mixed):
-                    logits = self.network(some.contiguous(memory_format=torch.channels_last)).float()
-                likely = logits.sigmoid().unflatten(0, (high - low, -1)).mean(1)
+                    straight, mirrored = self.network(some).float().sigmoid().chunk(2)
+                likely = ((straight + mirrored.flip(-1)) / 2).unflatten(0, (high - low, -1)).mean(1)
                 masks.append(fill_holes(likely >= 0.5))
                 known.append((likely - 0.5).abs() >= SURE - 0.5)
         self.network.train()
@@ -208,7 +210,7 @@ class Training:
     def state_dict(self) -> dict[str, Any]:
         """Return all that a resumed run needs, plain tensors and numbers."""
         state = {"step": self.step, "network": self.network.state_dict(), "optimiser": self.optimiser.state_dict()}
-        is_relabelled = self.step > self.relabel_step
+        is_relabelled = any(step < self.step for step in self.relabel_steps)
         return state | ({"labels": torch.stack([self.pool.masks, self.pool.known])} if is_relabelled else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
