@@ -83,6 +83,25 @@ def test_a_small_space_gives_as_many_baselines_as_it_has_room_for(tmp_path) -> N
     assert {each["directions"]["k"] for each in comparison.results.read()} == {room}
 
 
+def test_axes_go_round_the_parts_of_a_code(tiny) -> None:
+    generator = tiny("eigengan")
+    space = generator.space("z")
+    axes = METHODS["axes"](n_directions=2 * len(space.parts)).fit(generator)
+    moved = axes.vectors[:, 0].argmax(1).tolist()
+    assert [[part.start <= each < part.stop for part in space.parts].index(True) for each in moved] == [
+        *range(len(space.parts)),
+        *range(len(space.parts)),
+    ]
+    assert axes.names == tuple(f"axis-{each}" for each in moved)
+    assert sorted(METHODS["axes"](n_directions=space.dim).fit(generator).vectors[:, 0].argmax(1).tolist()) == [
+        *range(space.dim)
+    ]  # each once
+    plain = METHODS["axes"](n_directions=3, space="w").fit(tiny("stylegan2"))
+    assert plain.vectors[:, 0].argmax(1).tolist() == [0, 1, 2]
+    spread = METHODS["axes"](n_directions=3, space="w+").fit(tiny("stylegan2"))  # the same stretch in every slot
+    assert spread.names == plain.names
+
+
 # --- asking -----------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -9,6 +10,7 @@ from typing import ClassVar, Literal
 import torch
 
 from .. import runtime
+from ..codes import Space
 from ..directions import Directions, standard_deviation, unit_norm
 from ..errors import UserError
 from ..generator import Generator
@@ -30,9 +32,27 @@ def count_in(dim: int, asked: int | None) -> int:
     return asked
 
 
+def in_turn(space: Space) -> list[int]:
+    """Return the coordinates of a slot in an order that goes round its parts: the first of each, then the second.
+
+    Example:
+        >>> from eigenlens.codes import Part
+        >>> in_turn(Space("z", 1, 5, (Part("eps", 0, 0, 0, 3), Part("layer1", 1, 0, 3, 5))))
+        [0, 3, 1, 4, 2]
+    """
+    stretches = dict.fromkeys((part.start, part.stop) for part in space.parts)  # slots of one layout have one
+    rounds = itertools.zip_longest(*(range(start, stop) for start, stop in stretches))
+    ordered = dict.fromkeys(i for each in rounds for i in each if i is not None)
+    return [*ordered, *(i for i in range(space.dim) if i not in ordered)]
+
+
 @dataclass(frozen=True)
 class Axes:
-    """The coordinate axes of the space, the first ones first."""
+    """Coordinate axes of the space: the first ones; where a code has parts, the first of each, then the second.
+
+    An EigenGAN's code begins with its noise eps, as long as all of its layers together: the first ten coordinates would
+    say nothing about the rest. A space of one part is walked from its first coordinate on.
+    """
 
     n_directions: int | None = None
     """How many; by default 10, or as many as the space has dimensions."""
@@ -41,14 +61,15 @@ class Axes:
     name: ClassVar[str] = "axes"
 
     def fit(self, generator: Generator, *, seed: int = 0, run: Path | None = None) -> Directions:
-        """Return the first axes of the space."""
+        """Return the axes, each named after its coordinate; `seed` changes nothing."""
         space = chosen_space(generator, self.space)
         n = count_in(space.dim, self.n_directions)
-        vectors = torch.eye(space.dim)[:n, None, :]
+        chosen = in_turn(space)[:n]
+        vectors = torch.eye(space.dim)[chosen, None, :]
         return Directions(
             vectors,
             space.name,
-            tuple(f"axis-{i}" for i in range(n)),
+            tuple(f"axis-{i}" for i in chosen),
             sigma=standard_deviation(vectors, space),
             provenance=provenance(self, generator, seed),
         )
