@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import save_file
 
 from eigenlens import UserError
 from eigenlens.reader import EXTRACTORS
@@ -50,3 +55,32 @@ def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         EXTRACTORS["clip"]()(torch.zeros(1, 3, 32, 32))
     with pytest.raises(UserError, match="safetensors"):
         EXTRACTORS["clip"](path=__file__)(torch.zeros(1, 3, 32, 32))
+
+
+TINY_CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 8, "head_width": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
+
+
+@pytest.mark.skipif(not is_installed("open_clip_torch"), reason="open_clip_torch is not installed")
+def test_clip_is_that_of_open_clip(tmp_path: Path) -> None:
+    """Weights of nobody in open_clip's own format: what it makes of pictures and texts, we make of them."""
+    open_clip = pytest.importorskip("open_clip", exc_type=ImportError)
+    (tmp_path / "tiny-clip.json").write_text(json.dumps(TINY_CLIP), "utf-8")
+    open_clip.add_model_config(tmp_path / "tiny-clip.json")
+    network = open_clip.create_model("tiny-clip").eval()
+    save_file(network.state_dict(), tmp_path / "tiny.safetensors")
+    clip = EXTRACTORS["clip"](path=str(tmp_path / "tiny.safetensors"), model="tiny-clip")
+    shown = (pictures() * 127.5 + 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    prepare = open_clip.image_transform(
+        32, is_train=False, mean=network.visual.image_mean, std=network.visual.image_std
+    )
+    seen = torch.stack([prepare(Image.fromarray(each)) for each in shown])
+    with torch.inference_mode():
+        wanted = network.encode_image(seen, normalize=True)
+        said = network.encode_text(open_clip.get_tokenizer("tiny-clip")(["a face", "a beard"]), normalize=True)
+    apart = (wanted[0] - wanted[1]).norm()  # with weights of nobody, all pictures look much the same
+    assert (clip(pictures()) - wanted).norm(dim=1).max() < 0.1 * apart  # open_clip rounds to 8 bits between
+    assert torch.allclose(clip.texts(["a face", "a beard"]), said, atol=1e-5)
