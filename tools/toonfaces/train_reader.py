@@ -2,8 +2,9 @@
 
 The networks see rendered faces alone, degraded in ways that leave the factors readable (noise, blur, half the
 resolution, slight warps) and in ways that do not (two faces blended, parts of another face, strong warps, blur and
-noise): of the latter they learn only that they are none. Run the same command again and it goes on where it stopped.
-When the members are trained, their errors on faces that none saw calibrate the confidence, and all is written to --out.
+noise): of the latter they learn only that they are none. The networks of the second look see windows of faces placed by
+their true pose, off by as much as the first look errs. Run the same command again and it goes on where it stopped.
+When all are trained, their errors on faces that none saw calibrate the confidence, and all is written to --out.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,20 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from eigenlens.readers.toonfaces import Heads, ReaderNetwork, to_reader_size
+from eigenlens.readers.toonfaces import (
+    LOOKS,
+    POSE,
+    Answer,
+    Heads,
+    Look,
+    LookNetwork,
+    ReaderNetwork,
+    ask,
+    networks_of,
+    to_reader_size,
+)
 
 BATCH = 128
 HELD_OUT = 4000
@@ -35,8 +47,9 @@ FACE = 0.05
 lies below 0.6 and is a face all the same; noise, strong blur and most strong warps lie below 0.05."""
 HALF_LIFE = 500
 """Steps of the average of the weights."""
-WEIGHTS = {"mouth": 4.0, "eyebrows": 2.0, "eyes": 1.5}
-"""Weights of the smallest parts in the loss: a mouth is six pixels that differ by a tenth of the range."""
+POSE_ERROR = (1.5, 0.016, 0.006, 0.005)
+"""Standard errors of the pose by which windows are placed in training, about those of the first look, in the units of
+`POSE`."""
 SHOWN_END = "background_end"
 """The colour that a background ends in: background2 and its strength show only as this mixture."""
 NOT_GIVEN = (
@@ -149,49 +162,73 @@ def loss_of(heads: Heads, outputs: Tensor, is_face: Tensor, numbers: Tensor, cod
     likelihood = 0.5 * (spread[shown] + errors.detach().square() * (-spread[shown]).exp())
     total = 4 * F.smooth_l1_loss(errors, torch.zeros_like(errors), beta=0.2) + 0.1 * likelihood.mean()
     total = total * 2
-    for column, (name, guess) in enumerate(logits.items()):
+    for column, guess in enumerate(logits.values()):
         wanted = torch.where(is_face, codes[:, column], -1)
         loss = F.cross_entropy(guess, wanted, ignore_index=-1, reduction="sum") / len(wanted)
-        total = total + 0.3 * WEIGHTS.get(name, 1.0) * loss
+        total = total + 0.3 * loss
     return total + 0.1 * F.binary_cross_entropy_with_logits(face, is_face.float())
 
 
-def train_member(member: int, data: tuple[np.ndarray, Tensor, Tensor], heads: Heads, steps: int, run: Path) -> Path:
-    """Train one member, going on from its last state; return the file of its averaged weights.
+Lesson = Callable[[nn.Module, np.ndarray, torch.Generator], Tensor]
+"""Network, rows of the data and random numbers -> loss."""
 
-    The first member begins at random weights. Each further one begins at the first's, with the rate risen again: it
-    leaves for another minimum at a fifth of the cost (Huang et al., Snapshot ensembles, ICLR 2017).
-    """
-    images, numbers, codes = data
-    done, state_file = run / f"member{member}.pt", run / f"member{member}.state.pt"
+
+def whole_lesson(heads: Heads, images: np.ndarray, numbers: Tensor, codes: Tensor) -> Lesson:
+    """Teach the first look: everything, and what is no face."""
+
+    def lesson(network: nn.Module, rows: np.ndarray, random: torch.Generator) -> Tensor:
+        batch, is_face = make_batch(images, rows, random)
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = network(batch)
+        return loss_of(heads, outputs, is_face, numbers[rows], codes[rows])
+
+    return lesson
+
+
+def look_lesson(look: Look, heads: Heads, images: np.ndarray, factors: Mapping[str, np.ndarray]) -> Lesson:
+    """Teach a second look: cross entropies of its factors where they show."""
+    pose = torch.from_numpy(np.stack([factors[name] for name in POSE], 1)).float()
+    codes = torch.from_numpy(np.stack([factors[name] for name in look.classes], 1)).long()
+    sizes = [len(heads.classes[name]) for name in look.classes]
+
+    def lesson(network: nn.Module, rows: np.ndarray, random: torch.Generator) -> Tensor:
+        batch = degraded(as_seen_at(images[rows], 64), random).clamp(-1, 1)
+        error = torch.tensor(POSE_ERROR) * torch.randn(len(rows), len(POSE), generator=random)
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = network(look.window.view(batch, pose[rows] + error))
+        each = outputs.float().split(sizes, dim=1)
+        losses = [
+            F.cross_entropy(guess, codes[rows, column], ignore_index=-1, reduction="sum") / len(rows)
+            for column, guess in enumerate(each)
+        ]
+        return torch.stack(losses).sum()
+
+    return lesson
+
+
+def train(network: nn.Module, lesson: Lesson, n: int, epochs: float, *, seed: int, done: Path) -> Path:
+    """Train a network on `n` faces, going on from its last state; return the file of its averaged weights, `done`."""
+    state_file = done.with_suffix(".state.pt")
     if done.exists():
         return done
-    torch.manual_seed(1000 + member)
-    network = ReaderNetwork(heads.n_outputs).to(memory_format=torch.channels_last)
-    if member > 0:
-        network.load_state_dict(torch.load(run / "member0.pt", weights_only=True))
+    network = network.to(memory_format=torch.channels_last)
     average = {key: value.clone() for key, value in network.state_dict().items()}
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=0.02, betas=(0.9, 0.99))
-    first = 0
+    first, steps = 0, int(epochs * n / BATCH)
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         average, first = state["average"], state["step"]
-    n = len(images) - HELD_OUT
     began, spent = time.time(), time.process_time()
     for step in range(first, steps):
-        random = torch.Generator().manual_seed(step * 10 + member)
+        random = torch.Generator().manual_seed(step * 1000 + seed)
         epoch, place = divmod(step * BATCH, n - n % BATCH)
-        order = np.random.default_rng([member, epoch]).permutation(n)
-        rows = order[place : place + BATCH]
-        batch, is_face = make_batch(images, rows, random)
+        rows = np.random.default_rng([seed, epoch]).permutation(n)[place : place + BATCH]
         warm = min(1.0, (step + 1) / 200)
         for group in optimizer.param_groups:
             group["lr"] = RATE * warm * (0.5 + 0.5 * math.cos(math.pi * step / steps)) + 1e-6
-        with torch.autocast("cpu", torch.bfloat16):
-            outputs = network(batch)
-        loss = loss_of(heads, outputs, is_face, numbers[rows], codes[rows])
+        loss = lesson(network, rows, random)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
@@ -207,10 +244,33 @@ def train_member(member: int, data: tuple[np.ndarray, Tensor, Tensor], heads: He
             state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
             save(state | {"step": step + 1}, state_file)
             seconds = time.process_time() - spent
-            figures = f"member {member} step {step + 1}/{steps} loss {loss.item():.4f}"
+            figures = f"{done.stem} step {step + 1}/{steps} loss {loss.item():.4f}"
             sys.stderr.write(f"{figures}  {time.time() - began:.0f} s, {seconds:.0f} CPU s\n")
     save(average, done)
     return done
+
+
+def train_all(args: argparse.Namespace, heads: Heads, images: np.ndarray, factors: Mapping[str, np.ndarray]) -> None:
+    """Train what is missing of every member.
+
+    The first network of the whole picture begins at random weights. Each further one begins at the first's, with the
+    rate risen again: it leaves for another minimum at a fifth of the cost (Huang et al., Snapshot ensembles, ICLR
+    2017). The networks of the second look are small, and one of each serves all members.
+    """
+    n = len(images) - HELD_OUT
+    lesson = whole_lesson(heads, images, *pack_targets(heads, factors))
+    for member in range(args.members):
+        torch.manual_seed(1000 + member)
+        network = ReaderNetwork(heads.n_outputs)
+        if member > 0:
+            network.load_state_dict(torch.load(args.run / "member0.pt", weights_only=True))
+        epochs = args.snapshot_epochs if member else args.epochs
+        train(network, lesson, n, epochs, seed=member, done=args.run / f"member{member}.pt")
+    for place, (name, look) in enumerate(LOOKS.items(), 1):
+        torch.manual_seed(1000 + 100 * place)
+        network = LookNetwork(look, heads.classes)
+        lesson = look_lesson(look, heads, images, factors)
+        train(network, lesson, n, args.look_epochs, seed=100 * place, done=args.run / f"{name}.pt")
 
 
 def save(state: Mapping[str, Any], path: Path) -> None:
@@ -223,30 +283,32 @@ def save(state: Mapping[str, Any], path: Path) -> None:
 # --- calibration ------------------------------------------------------------------------------------------------------
 
 
-def answers_of(network: ReaderNetwork, images: Tensor) -> Tensor:
-    """Return outputs [n, n_outputs] of one member."""
-    with torch.inference_mode():
-        return torch.cat([network(some).float() for some in images.split(250)])
-
-
 def as_seen_at(images: np.ndarray, resolution: int) -> Tensor:
     """Return images uint8 [n, 64, 64, 3] as tensors [n, 3, resolution, resolution] in [-1, 1], reduced by area."""
     full = torch.from_numpy(images).float().div_(127.5).sub_(1).permute(0, 3, 1, 2)
     return F.avg_pool2d(full, full.shape[-1] // resolution)
 
 
-def calibrate(heads: Heads, outputs: list[Tensor], numbers: Tensor, codes: Tensor) -> dict[str, Any]:
+def joined(batches: Sequence[list[Answer]]) -> list[Answer]:
+    """Join the answers to several batches into one of each member."""
+    found = []
+    for own in zip(*batches, strict=True):  # the answers of one member
+        mean, spread, face = (torch.cat([each[i] for each in own]) for i in (0, 1, 3))
+        found.append((mean, spread, {name: torch.cat([each[2][name] for each in own]) for name in own[0][2]}, face))
+    return found
+
+
+def calibrate(heads: Heads, parts: list[Answer], numbers: Tensor, codes: Tensor) -> dict[str, Any]:
     """Fit what makes the answers honest on faces that no member saw.
 
     Args:
-        outputs: of each member, [n, n_outputs].
+        parts: the answers of each member to n faces.
         numbers, codes: the truth; see `pack_targets`.
 
     Returns:
         `variance`: for each number the mean of squared error over predicted variance. `temperature`: of each class
         factor, the one of 30 with the best likelihood. `face`: see `FACE`.
     """
-    parts = [heads.split(each) for each in outputs]
     means = torch.stack([part[0] for part in parts])
     predicted = torch.stack([part[1] for part in parts]).exp().mean(0) + means.var(0, unbiased=False)
     ratio = (means.mean(0) - numbers).square() / predicted
@@ -267,16 +329,18 @@ def write_asset(run: Path, out: Path, data: tuple[np.ndarray, Tensor, Tensor], h
     """Calibrate the members in `run`, and write `config.json` and `model.safetensors` in half precision."""
     images, numbers, codes = data
     half = slice(len(images) - HELD_OUT, len(images) - HELD_OUT // 2)
-    tensors, outputs = {}, {64: [], 32: []}
-    for number, file in enumerate(sorted(run.glob("member?.pt"))):
+    tensors: dict[str, Tensor] = {}
+    for file in [*sorted(run.glob("member?.pt")), *(run / f"{name}.pt" for name in LOOKS)]:
         weights = {key: value for key, value in torch.load(file, weights_only=True).items() if "num_batches" not in key}
-        tensors |= {f"member{number}.{key}": value.half().contiguous() for key, value in weights.items()}
-        network = ReaderNetwork(heads.n_outputs).eval()
-        network.load_state_dict({key: value.half().float() for key, value in weights.items()}, strict=False)
-        for resolution, found in outputs.items():
-            found.append(answers_of(network, to_reader_size(as_seen_at(images[half], resolution))))
-    both = [torch.cat([outputs[64][i], outputs[32][i]]) for i in range(len(outputs[64]))]
-    fitted = calibrate(heads, both, numbers[half].repeat(2, 1), codes[half].repeat(2, 1))
+        tensors |= {f"{file.stem}.{key}": value.half().contiguous() for key, value in weights.items()}
+    members, looks = networks_of(tensors, heads)
+    with torch.inference_mode():
+        found = [
+            ask(members, looks, heads, to_reader_size(some))
+            for resolution in (64, 32)
+            for some in as_seen_at(images[half], resolution).split(250)
+        ]
+    fitted = calibrate(heads, joined(found), numbers[half].repeat(2, 1), codes[half].repeat(2, 1))
     table = meta["factors"]
     parents = {
         n: [row["applies_to"]["factor"], row["applies_to"]["categories"]]
@@ -286,8 +350,8 @@ def write_asset(run: Path, out: Path, data: tuple[np.ndarray, Tensor, Tensor], h
     parents |= {f"{SHOWN_END}_{axis}": parents["background2_L"] for axis in "Lab"}
     units = {name: table.get(name, {}).get("unit", "CIELAB") for name in heads.numbers}
     config = {
-        "format": "eigenlens.toonfaces_reader/1",
-        "members": len(outputs[64]),
+        "format": "eigenlens.toonfaces_reader/2",
+        "members": len(members),
         "numbers": {
             name: {"low": low, "high": high, "unit": units[name]}
             for name, low, high in zip(heads.numbers, heads.low, heads.high, strict=True)
@@ -311,20 +375,16 @@ def main() -> None:
     parser.add_argument("--members", type=int, default=2, help="networks of the ensemble")
     parser.add_argument("--epochs", type=float, default=13, help="passes over the data of the first member")
     parser.add_argument("--snapshot-epochs", type=float, default=2.5, help="passes of each further member")
-    parser.add_argument("--only", type=int, help="train this member alone, beside other processes that train others")
+    parser.add_argument("--look-epochs", type=float, default=4, help="passes of the networks of the second look")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.run.mkdir(parents=True, exist_ok=True)
     images, heads, factors = load_targets(args.data)
-    numbers, codes = pack_targets(heads, factors)
-    for member in range(args.members) if args.only is None else [args.only]:
-        epochs = args.snapshot_epochs if member else args.epochs
-        steps = int(epochs * (len(images) - HELD_OUT) / BATCH)
-        train_member(member, (images, numbers, codes), heads, steps, args.run)
-    if args.out is not None and args.only is None:
+    train_all(args, heads, images, factors)
+    if args.out is not None:
         meta = json.loads(np.load(args.data, allow_pickle=False)["meta"].item())
-        write_asset(args.run, args.out, (images, numbers, codes), heads, meta)
+        write_asset(args.run, args.out, (images, *pack_targets(heads, factors)), heads, meta)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
-"""Every factor of a toon face, read by a small ensemble of networks that abstains where it is not sure."""
+"""Every factor of a toon face, read by a small ensemble of networks that abstains where it is not sure.
+
+They look twice: at the whole picture, and then, where they found a face, at its parts, upright and at their usual size.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -52,6 +55,11 @@ class Heads:
         mean, spread, *logits, face = outputs.split(sizes, dim=1)
         return mean, spread.clamp(-10, 2), dict(zip(self.classes, logits, strict=True)), face[:, 0]
 
+    def in_units(self, means: Tensor) -> Tensor:
+        """Return numbers [batch, numbers] in their own units, from the scale where each range is [-1, 1]."""
+        low, high = torch.tensor(self.low), torch.tensor(self.high)
+        return low + (means + 1) / 2 * (high - low)
+
 
 class Block(nn.Module):
     """Convolution, batch norm, ReLU; added to the input where shapes allow."""
@@ -69,7 +77,7 @@ class Block(nn.Module):
 
 
 class ReaderNetwork(nn.Sequential):
-    """One member of the ensemble: images [batch, 3, 64, 64] in [-1, 1] -> outputs [batch, n_outputs]."""
+    """The first look: images [batch, 3, 64, 64] in [-1, 1] -> outputs [batch, n_outputs]."""
 
     def __init__(self, n_outputs: int, *, width: int = 24, hidden: int = 96) -> None:
         super().__init__(
@@ -94,6 +102,114 @@ def to_reader_size(images: Tensor) -> Tensor:
     if images.shape[-1] < RESOLUTION:
         return F.interpolate(images, size=(RESOLUTION, RESOLUTION), mode="bilinear", align_corners=False)
     return images
+
+
+# --- the second look --------------------------------------------------------------------------------------------------
+
+
+POSE = ("rotation", "scale", "shift_x", "shift_y")
+"""Numbers that say how a face stands: degrees clockwise, and parts of the usual size and of the picture."""
+MIDDLE = (32.0, 428 / 12)
+"""Where the middle of a face lies in a picture of 64 px at zero shift, x and y: what it turns about and grows from."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of the face as it would stand upright at its usual size: pixels of 64 right of and below its middle."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+    density: int
+    """Samples a pixel, each way."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of what is seen."""
+        return (self.bottom - self.top) * self.density, (self.right - self.left) * self.density
+
+    def view(self, images: Tensor, pose: Tensor) -> Tensor:
+        """Sample the window where it lies in each picture, less its mean colour.
+
+        Args:
+            images: [batch, 3, 64, 64].
+            pose: rotation, scale, shift_x and shift_y of each face, [batch, 4].
+
+        Returns:
+            [batch, 3, rows, columns].
+        """
+        rows, columns = self.shape
+        down, right = torch.meshgrid(
+            self.top + (torch.arange(rows) + 0.5) / self.density,
+            self.left + (torch.arange(columns) + 0.5) / self.density,
+            indexing="ij",
+        )
+        rotation, scale, shift_x, shift_y = pose[:, :, None, None].unbind(1)  # each [batch, 1, 1]
+        cosine, sine = scale * rotation.deg2rad().cos(), scale * rotation.deg2rad().sin()
+        x = (MIDDLE[0] + right * cosine - down * sine) / RESOLUTION + shift_x  # [batch, rows, columns]
+        y = (MIDDLE[1] + right * sine + down * cosine) / RESOLUTION + shift_y
+        grid = torch.stack([x, y], dim=-1) * 2 - 1
+        seen = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+        return (seen - seen.mean((2, 3), keepdim=True)).contiguous(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is read off a window once the first look has told how the face stands."""
+
+    window: Window
+    """Where."""
+    classes: tuple[str, ...]
+    """Factors."""
+
+
+LOOKS: Mapping[str, Look] = {
+    "face": Look(Window(-10, -9, 10, 13, 2), ("eyes", "eyebrows", "mouth", "beard", "beard_style")),
+    "bust": Look(Window(-22, -6, 22, 26, 1), ("rear_hair", "rear_hair_style", "clothes_style")),
+}
+"""Small parts, which a network of the whole picture would have to know at every place, turn and size: a mouth is six
+pixels that differ by a tenth of the range."""
+
+
+class LookNetwork(nn.Sequential):
+    """A window [batch, 3, rows, columns] -> logits of all categories of its factors."""
+
+    def __init__(
+        self, look: Look, classes: Mapping[str, tuple[str, ...]], *, width: int = 24, hidden: int = 96
+    ) -> None:
+        rows, columns = (math.ceil(side / 8) for side in look.window.shape)
+        super().__init__(
+            Block(3, width, 2),
+            Block(width, 2 * width, 2),
+            Block(2 * width, 2 * width),
+            Block(2 * width, 2 * width, 2),
+            nn.Flatten(),
+            nn.Linear(rows * columns * 2 * width, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, sum(len(classes[name]) for name in look.classes)),
+        )
+
+
+Answer = tuple[Tensor, Tensor, dict[str, Tensor], Tensor]
+"""Means and log variances of numbers, logits by factor, and the logit of `face`; see `Heads.split`."""
+
+
+def ask(members: Sequence[nn.Module], looks: Mapping[str, nn.Module], heads: Heads, seen: Tensor) -> list[Answer]:
+    """Let every member look at pictures [batch, 3, 64, 64], and look again at the parts of the faces that it found.
+
+    The networks of the second look are the same for all, but each member places the windows by its own reading of how
+    the face stands: where that decides an answer, members differ.
+    """
+    answers = [heads.split(member(seen).float()) for member in members]
+    columns = [heads.numbers.index(name) for name in POSE]
+    for mean, _, logits, _ in answers:
+        pose = heads.in_units(mean)[:, columns]
+        for name, look in LOOKS.items():
+            found = looks[name](look.window.view(seen, pose)).float()
+            sizes = [len(heads.classes[each]) for each in look.classes]
+            logits |= zip(look.classes, found.split(sizes, dim=1), strict=True)
+    return answers
 
 
 # --- the reader -------------------------------------------------------------------------------------------------------
@@ -126,6 +242,9 @@ class Ensemble:
     units: Mapping[str, str]
     """Of numbers."""
     members: tuple[nn.Module, ...]
+    """Networks of the whole picture."""
+    looks: Mapping[str, nn.Module]
+    """Networks of the second look, by the names of `LOOKS`."""
     calibration: Calibration
     given: tuple[str, ...]
     """Factors that the reader gives: those that it reads well enough."""
@@ -139,12 +258,12 @@ class Ensemble:
             of being a face [batch].
         """
         seen = to_reader_size(images).contiguous(memory_format=torch.channels_last)
-        answers = [self.heads.split(member(seen).float()) for member in self.members]
+        answers = ask(self.members, self.looks, self.heads, seen)
         means = torch.stack([each[0] for each in answers])  # [members, batch, numbers]
         spread = torch.stack([each[1] for each in answers]).exp().mean(0) + means.var(0, unbiased=False)
-        low, high = torch.tensor(self.heads.low), torch.tensor(self.heads.high)
-        value = low + (means.mean(0) + 1) / 2 * (high - low)
-        deviation = (spread * torch.tensor(self.calibration.variance)).sqrt() * (high - low) / 2
+        value = self.heads.in_units(means.mean(0))
+        reach = (torch.tensor(self.heads.high) - torch.tensor(self.heads.low)) / 2
+        deviation = (spread * torch.tensor(self.calibration.variance)).sqrt() * reach
         chances, apart = {}, {}
         for name in self.heads.classes:
             each = torch.stack([(a[2][name] / self.calibration.temperature[name]).softmax(1) for a in answers])
@@ -168,22 +287,31 @@ def load_ensemble(folder: Path = ASSET) -> Ensemble:
         {name: tuple(categories) for name, categories in config["classes"].items()},
     )
     tensors = load_file(folder / "model.safetensors")
-    members = []
-    for number in range(config["members"]):
-        member = ReaderNetwork(heads.n_outputs).eval().requires_grad_(False)
-        prefix = f"member{number}."
-        mine = {key.removeprefix(prefix): value.float() for key, value in tensors.items() if key.startswith(prefix)}
-        counters = {key: value for key, value in member.state_dict().items() if key.endswith("num_batches_tracked")}
-        member.load_state_dict(counters | mine)
-        members.append(member)
+    members, looks = networks_of(tensors, heads)
     return Ensemble(
         heads,
         {name: (parent, tuple(shown)) for name, (parent, shown) in config["parents"].items()},
         {name: row["unit"] for name, row in config["numbers"].items()},
-        tuple(members),
+        members,
+        looks,
         Calibration(**config["calibration"]),
         tuple(config["given"]),
     )
+
+
+def networks_of(tensors: Mapping[str, Tensor], heads: Heads) -> tuple[tuple[nn.Module, ...], dict[str, nn.Module]]:
+    """Build the members from tensors called `member0.*`, `member1.*`, ..., and the looks from `face.*`, `bust.*`."""
+
+    def filled(network: nn.Module, name: str) -> nn.Module:
+        prefix = f"{name}."
+        mine = {key.removeprefix(prefix): value.float() for key, value in tensors.items() if key.startswith(prefix)}
+        counters = {key: value for key, value in network.state_dict().items() if key.endswith("num_batches_tracked")}
+        network.load_state_dict(counters | mine)
+        return network.eval().requires_grad_(False)
+
+    names = sorted({key.partition(".")[0] for key in tensors} - set(LOOKS))
+    looks = {name: filled(LookNetwork(look, heads.classes), name) for name, look in LOOKS.items()}
+    return tuple(filled(ReaderNetwork(heads.n_outputs), name) for name in names), looks
 
 
 @lru_cache(maxsize=2)
