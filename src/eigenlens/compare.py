@@ -36,16 +36,18 @@ from .method import METHODS
 from .metric import METRICS, Score
 from .profile import (
     CALIBRATIONS,
+    KERNELS,
     PROFILE_CODES,
     TARGETS,
     Calibration,
     Profile,
     Yardstick,
+    check_calibration,
     measure_profile,
     measure_yardstick,
     recalibrated,
 )
-from .reader import digest_of, open_reader
+from .reader import EXTRACTORS, digest_of, open_reader
 
 RESULTS = "results.jsonl"
 ORACLE = "oracle"
@@ -163,9 +165,8 @@ class Grid:
         if min(self.k, self.profile_codes) < 1 or self.null < 0:
             raise UserError("k and profile_codes are whole numbers from 1, and null from 0")
         asked = (*self.calibrations, *self.targets, *(each for some in self.at.values() for each in some))
-        unknown = [each for each in asked if each not in CALIBRATIONS]
-        if unknown:
-            raise UserError(f"calibration {unknown[0]!r} is not known; allowed: {', '.join(CALIBRATIONS)}")
+        for calibration in asked:
+            check_calibration(calibration)
         for table, entries in ((METHODS, self.methods), (METRICS, self.metrics)):
             for entry in entries:
                 entry.make(table)
@@ -615,7 +616,22 @@ class Comparison:
         generator = self.open(source)
         width = generator.space(space).dim
         any_direction = Directions(torch.eye(width)[:1, None], space, ("any",))
-        return measure_yardstick(generator, any_direction, open_reader(self.grid.reader))
+        return measure_yardstick(generator, any_direction, open_reader(self.grid.reader), kernels=self.kernels)
+
+    @functools.cached_property
+    def kernels(self) -> tuple[str, ...]:
+        """Return the calibrations by kernel distance that are asked for and whose extractor is installed."""
+        asked = {*self.grid.calibrations, *(each for some in self.grid.at.values() for each in some)}
+        found = []
+        for name, extractor in KERNELS.items():
+            if name in asked:
+                try:
+                    if extractor:
+                        EXTRACTORS[extractor]()(torch.zeros(1, 3, 32, 32))
+                    found.append(name)
+                except UserError as error:  # its cells will say so
+                    self.log(f"{name} is left out: {error}")
+        return tuple(found)
 
     def directions_file(self, fit: Fit, *, k: int | None = None) -> Path:
         """Return where the directions of a fit lie."""
@@ -669,7 +685,8 @@ class Comparison:
 
     def _profile_file(self, key: str) -> Path:
         reader = re.sub(r"[^\w.-]+", "-", edition(self.grid.reader))
-        return self.folder / "profiles" / f"{key}--{reader}-{self.grid.profile_codes}.safetensors"
+        more = "".join(f"-{name}" for name in self.kernels)
+        return self.folder / "profiles" / f"{key}--{reader}-{self.grid.profile_codes}{more}.safetensors"
 
     def profile(self, key: str, source: str, directions: Directions) -> Profile:
         """Return the profile of some directions, read from its file or measured."""

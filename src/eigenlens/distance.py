@@ -1,7 +1,7 @@
-"""How far two images are from each other: what fitting minimises, and the figures that people read.
+"""How far two images are from each other: what fitting minimises, and the figures that people read; and two sets.
 
-Each takes images `[batch, channels, height, width]`, nominally in [-1, 1], and their goals, and returns one number a
-row; row i depends on row i alone.
+The former take images `[batch, channels, height, width]`, nominally in [-1, 1], and their goals, and return one number
+a row; row i depends on row i alone. The latter take features.
 """
 
 from __future__ import annotations
@@ -62,3 +62,48 @@ def ssim(images: Tensor, goals: Tensor) -> Tensor:
     c1, c2 = 0.01**2, 0.03**2
     top = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     return (top / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))).mean((1, 2, 3)).float()
+
+
+def feature_scale(features: Tensor, *, is_alike: bool) -> Tensor:
+    """Return what features [n, dim] are divided by before a kernel distance: a standard deviation each, or one for all.
+
+    Args:
+        features: of a set of images.
+        is_alike: whether they share a unit, as those of a network do: then one that hardly ever fires in this set
+            is not blown up where it does in another.
+    """
+    deviation = features.std(0)
+    return (
+        deviation.square().mean().sqrt().clamp(min=1e-6).expand_as(deviation) if is_alike else deviation.clamp(min=1e-6)
+    )
+
+
+def squared_mmd(a: Tensor, b: Tensor) -> float:
+    """Return the squared maximum mean discrepancy of two sets of features, unbiased, so that chance alone gives 0.
+
+    Args:
+        a, b: [n, dim] and [m, dim], two rows or more each.
+
+    Source:
+        Bińkowski et al., Demystifying MMD GANs, ICLR 2018, equation 4, with the kernel of its section 4: the KID.
+    """
+    return kernel_mean(a) + kernel_mean(b) - 2 * float(kernel(a, b).mean())
+
+
+def kernel(a: Tensor, b: Tensor) -> Tensor:
+    """Return (x·y / dim + 1)³ of every row of a [n, dim] with every row of b [m, dim]: [n, m]."""
+    return (a @ b.T / a.shape[1] + 1) ** 3
+
+
+def kernel_mean(a: Tensor) -> float:
+    """Return the mean kernel of two different rows of a [n, dim]."""
+    values = kernel(a, a)
+    return float((values.sum() - values.diagonal().sum()) / (len(a) * (len(a) - 1)))
+
+
+def kernel_spread(a: Tensor) -> float:
+    """Return half the mean squared distance that two rows of a [n, dim] have under the kernel.
+
+    It is the discrepancy between those rows and one of them, repeated without end, mean over which one.
+    """
+    return float(kernel(a, a).diagonal().mean()) - kernel_mean(a)

@@ -11,6 +11,11 @@ therefore compares strengths before it compares directions. Four calibrations st
 - `realism`: that at which images have gone an equal part of the way to the edge of the generator's own range
   (`effect.Range`, the measure behind the limits).
 
+Two more may be asked for by name, which measure realism by a kernel distance, as KID does, instead of by the range:
+
+- `kid_pixels`, `kid_efficientnet`: that at which the images of edits lie equally far from the generator's own, in the
+  features that the name carries; the latter needs a package.
+
 None goes beyond the nearer of a direction's two limits; one that does not get there within them is called dead.
 """
 
@@ -18,8 +23,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +34,7 @@ from torch import Tensor
 
 from . import runtime
 from .directions import Directions
+from .distance import feature_scale, kernel_spread, squared_mmd
 from .effect import (
     LIMIT_RATIO,
     LIMIT_SAMPLES,
@@ -41,14 +47,21 @@ from .effect import (
 )
 from .errors import UserError
 from .generator import Generator
-from .reader import Reader, describe, read
+from .reader import EXTRACTORS, Reader, describe, read
 
-Calibration = Literal["native", "change", "attribute", "realism"]
+Calibration = Literal["native", "change", "attribute", "realism", "kid_pixels", "kid_efficientnet"]
 CALIBRATIONS: tuple[Calibration, ...] = ("native", "change", "attribute", "realism")
+"""Those that every comparison makes unless it is told otherwise."""
 REFERENCE = 2.0
 """σ of the native calibration, and units of strength that a calibrated direction needs to do what is wanted."""
-TARGETS: Mapping[str, float] = {"native": REFERENCE, "change": 0.25, "attribute": 1.0, "realism": 0.5}
-"""What each calibration wants: σ; a share of the distance of two samples; standard deviations; a share of the way."""
+TARGETS: Mapping[str, float] = {
+    "native": REFERENCE, "change": 0.25, "attribute": 1.0, "realism": 0.5, "kid_pixels": 0.1,
+    "kid_efficientnet": 0.02,
+}  # fmt: skip
+"""What each calibration wants: σ; a share of the distance of two samples; standard deviations; a share of the way; and
+shares of half the mean squared distance of two samples under the kernel."""
+KERNELS: Mapping[str, str | None] = {"kid_pixels": None, "kid_efficientnet": "efficientnet_lite0"}
+"""Calibration by kernel distance -> the extractor of its features; None stands for `effect.image_features`."""
 
 SIDE_STEPS = 8
 """Strengths on each side; the ratio of neighbours is `effect.LIMIT_RATIO`, and the last is the limit."""
@@ -60,6 +73,52 @@ PROFILE_CODES = 16
 PROFILE_SEED = 0
 FORMAT = "eigenlens.profile/1"
 _FIGURES = ("strengths", "change", "cost", "attribute", "error")
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """The generator's own samples as a kernel distance sees them."""
+
+    extract: Callable[[Tensor], Tensor]
+    """Images [batch, channels, height, width] -> features [batch, dim]."""
+    mean: Tensor
+    """Of the features of its samples, [dim]."""
+    scale: Tensor
+    """What features are divided by, [dim]; see `distance.feature_scale`."""
+    own: Tensor
+    """Standardised features of its samples, [n, dim]."""
+    spread: float
+    """Half the mean squared distance of two samples under the kernel: how far a set would be that repeats one image."""
+
+    @classmethod
+    def of(cls, name: str, images: Tensor) -> Kernel:
+        """Look at samples [n, channels, height, width] as the calibration `name` does.
+
+        Raises:
+            UserError: where the package of its extractor is missing.
+        """
+        extractor = KERNELS[name]
+        extract = EXTRACTORS[extractor]() if extractor else image_features
+        described = _in_batches(extract, images).double()
+        mean, scale = described.mean(0), feature_scale(described, is_alike=extractor is not None)
+        own = (described - mean) / scale
+        return cls(extract, mean, scale, own, kernel_spread(own))
+
+    def excess(self, images: Tensor) -> Tensor:
+        """Return how much farther the images of each step lie from its samples than those of the middle one, as a share
+        of the spread: [steps], for images [codes, steps, ...].
+
+        The same codes stand behind every step, so that what is special about them drops out.
+        """
+        n, steps = images.shape[:2]
+        described = (_in_batches(self.extract, images.flatten(0, 1)).double() - self.mean) / self.scale
+        far = torch.tensor([squared_mmd(each, self.own) for each in described.unflatten(0, (n, steps)).unbind(1)])
+        return (far - far[steps // 2]) / max(self.spread, 1e-12)
+
+
+def _in_batches(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return torch.cat([function(images[start:stop]) for start, stop in runtime.batches(len(images), 64)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,19 +136,37 @@ class Yardstick:
     spread: Tensor
     """Standard deviation of each attribute among samples, [attributes]; NaN where it varies no more than the reader
     errs, or is seldom read."""
+    kernels: Mapping[str, Kernel] = field(default_factory=dict)
+    """Calibration by kernel distance -> what it measures with."""
 
 
 def measure_yardstick(
-    generator: Generator, directions: Directions, reader: Reader, *, n: int = LIMIT_SAMPLES, seed: int = PROFILE_SEED
+    generator: Generator,
+    directions: Directions,
+    reader: Reader,
+    *,
+    n: int = LIMIT_SAMPLES,
+    seed: int = PROFILE_SEED,
+    kernels: Sequence[str] = (),
 ) -> Yardstick:
-    """Look at `n` samples of a generator, at truncation 1, in the space of `directions`."""
+    """Look at `n` samples of a generator, at truncation 1, in the space of `directions`.
+
+    Args:
+        generator: the generator.
+        directions: whose space it is.
+        reader: of attributes.
+        n: samples.
+        seed: of the samples.
+        kernels: names of `KERNELS` that profiles shall have as well.
+    """
     codes = sample_for(generator, directions, n, seed=seed)
-    features, scores = [], []
+    kept, features, scores = [], [], []
     with torch.inference_mode():
         for start, stop in runtime.batches(n, generator.batch_size):
             images = generator(codes[start:stop]).cpu()
             features.append(image_features(images))
             scores.append(scores_of(reader, images))
+            kept += [images] if kernels else []
     described = torch.cat(features)
     inside = Range.fit(described)
     read_off = torch.cat(scores)
@@ -102,6 +179,7 @@ def measure_yardstick(
         sample_distance(generator, directions, seed=seed),
         tuple(reader.attributes),
         torch.where(is_known, spread, math.nan),
+        {name: Kernel.of(name, torch.cat(kept)) for name in kernels},
     )
 
 
@@ -135,6 +213,9 @@ class Profile:
     that never varies or is read at too few codes."""
     error: Tensor
     """Standard error of that mean over codes, [k, steps, attributes]."""
+    kernels: Mapping[str, Tensor] = field(default_factory=dict)
+    """Calibration by kernel distance -> how much farther from the generator's samples edits are than at 0, as a share
+    of `Kernel.spread`, [k, steps]; empty where it was not asked for."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -169,8 +250,11 @@ class Profile:
         Raises:
             UserError: on a calibration that is not known, or a target that is not above 0.
         """
-        if calibration not in CALIBRATIONS:
-            raise UserError(f"calibration {calibration!r} is not known; allowed: {', '.join(CALIBRATIONS)}")
+        check_calibration(calibration)
+        if calibration in KERNELS and calibration not in self.kernels:
+            needed = KERNELS[calibration]
+            how = f", for which {needed} has to be installed (docs/readers.md)" if needed else ""
+            raise UserError(f"the profile was measured without {calibration}; measure it anew with it{how}")
         target = TARGETS[calibration] if target is None else target
         if not 0 < target < math.inf:
             raise UserError(f"target {target} came for {calibration}; give a number above 0")
@@ -194,7 +278,8 @@ class Profile:
             values = self.attribute[which, :, self.wanted(which)].numpy()
             done = np.abs(np.interp(sigmas, places, values) - np.interp(-sigmas, places, values))
         else:
-            values = (self.change if calibration == "change" else self.cost)[which].numpy()
+            figures = {"change": self.change, "realism": self.cost, **self.kernels}
+            values = figures[calibration][which].numpy()
             done = (np.interp(sigmas, places, values) + np.interp(-sigmas, places, values)) / 2
         reached = np.flatnonzero(done >= target)
         if not len(reached):
@@ -216,7 +301,8 @@ class Profile:
 
         header = {"format": FORMAT, "names": list(self.names), "attributes": list(self.attributes)}
         with written_beside(path, force=force) as beside:
-            tensors = {name: getattr(self, name).contiguous() for name in _FIGURES}
+            tensors = {name: getattr(self, name) for name in _FIGURES} | dict(self.kernels)
+            tensors = {name: values.contiguous() for name, values in tensors.items()}
             save_file(tensors, beside, metadata={"eigenlens": json.dumps(header, ensure_ascii=False)})
         return Path(path)
 
@@ -235,9 +321,10 @@ class Profile:
                 if header.get("format") != FORMAT:
                     raise UserError(f"{path} is in format {header.get('format')!r}; this version reads {FORMAT!r}")
                 tensors = {name: file.get_tensor(name) for name in _FIGURES}
+                kernels = {name: file.get_tensor(name) for name in KERNELS if name in file.keys()}  # noqa: SIM118
         except (SafetensorError, ValueError, OSError) as error:
             raise UserError(f"{path} is no profile of directions: {error}") from error
-        return cls(tuple(header["names"]), tuple(header["attributes"]), **tensors)
+        return cls(tuple(header["names"]), tuple(header["attributes"]), **tensors, kernels=kernels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,6 +344,12 @@ class Strengths:
     def n_dead(self) -> int:
         """How many directions do not get there."""
         return int((~self.reached).sum())
+
+
+def check_calibration(name: str) -> None:
+    """Raise UserError unless `name` is a calibration."""
+    if name not in TARGETS:
+        raise UserError(f"calibration {name!r} is not known; allowed: {', '.join(TARGETS)}")
 
 
 def recalibrated(directions: Directions, strengths: Strengths) -> Directions:
@@ -306,15 +399,19 @@ def measure_profile(
     codes = sample_for(generator, directions, n_codes, seed=seed, start=LIMIT_SAMPLES)
     sides = LIMIT_RATIO ** torch.arange(1 - SIDE_STEPS, 1, dtype=torch.float64)  # [steps of a side], up to 1
     rows = []
+    kernels: dict[str, list[Tensor]] = {name: [] for name in yardstick.kernels}
     for k in runtime.progress(range(len(directions)), what="profile"):
         low, high = (float(end) for end in directions.limits[k])
         ends = (low, high) if math.isfinite(low) and math.isfinite(high) else (-REFERENCE, REFERENCE)
         steps = torch.cat([ends[0] * sides.flip(0), torch.zeros(1, dtype=torch.float64), ends[1] * sides])
         images = traverse(generator, codes, directions, k, steps.tolist())  # [codes, steps, c, h, w]
         row = _looked_at(images, reader, yardstick)
+        for name, seen in yardstick.kernels.items():
+            kernels[name].append(seen.excess(images))
         rows.append((steps if math.isfinite(low) else torch.full_like(steps, math.nan), *row))
-    columns = [torch.stack(column).float() for column in zip(*rows, strict=True)]
-    return Profile(directions.names, yardstick.attributes, *columns)
+    strengths, change, cost, attribute, error = (torch.stack(column).float() for column in zip(*rows, strict=True))
+    far = {name: torch.stack(each).float() for name, each in kernels.items()}
+    return Profile(directions.names, yardstick.attributes, strengths, change, cost, attribute, error, far)
 
 
 def _looked_at(images: Tensor, reader: Reader, yardstick: Yardstick) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -66,7 +66,7 @@ def compare(
         metrics: such as latent_orthogonality_v1.
         seeds: of the methods, such as 0-4.
         code_seeds: of the metrics.
-        calibrations: any of native, change, attribute, realism; all by default.
+        calibrations: any of native, change, attribute, realism, which are the default, kid_pixels, kid_efficientnet.
         k: directions of each method.
         reader: reads attributes.
         oracle: a generator whose coordinates are the true factors.

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import runtime
 from ..directions import Directions
+from ..distance import squared_mmd
 from ..effect import image_distance, image_features, sample_distance, sample_for
 from ..errors import UserError
 from ..generator import Generator
@@ -191,14 +192,6 @@ def kernel_distance(
         some = [torch.from_numpy(random.choice(len(each), size, replace=False)) for each in (a, b)]
         values.append(squared_mmd(a[some[0]], b[some[1]]))
     return float(np.mean(values)), float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0
-
-
-def squared_mmd(a: Tensor, b: Tensor) -> float:
-    """Return the unbiased squared maximum mean discrepancy of a, b [n, dim] with the kernel (x·y / dim + 1)³."""
-    kernel = lambda x, y: (x @ y.T / x.shape[1] + 1) ** 3  # noqa: E731
-    n = len(a)
-    within = lambda x: (kernel(x, x).sum() - kernel(x, x).diagonal().sum()) / (n * (n - 1))  # noqa: E731
-    return float(within(a) + within(b) - 2 * kernel(a, b).mean())
 
 
 # --- identity ---------------------------------------------------------------------------------------------------------
