@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from benchmarks._machine import machine
 
 MODULE = "benchmarks.closed_form"
 RESULTS = Path(__file__).parent / "results" / "closed_form.json"
@@ -392,29 +393,6 @@ def _timed(part: str, way: str, function: Callable[[], Any], times: int = 7) -> 
     return {"part": part, "way": way, "cpu_s": cpu, "wall_s": wall}
 
 
-def machine() -> dict[str, Any]:
-    """Return what the figures depend on."""
-    import scipy
-    import sklearn
-    import torch
-
-    with open("/proc/cpuinfo") as file:
-        lines = file.read().splitlines()
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    flags = next((line.split() for line in lines if line.startswith("flags")), [])
-    return {
-        "processor": model,
-        "cores": os.cpu_count(),
-        "instructions": [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_tile") if flag in flags],
-        "load": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "scipy": scipy.__version__,
-        "scikit-learn": sklearn.__version__,
-        "torch": torch.__version__,
-    }
-
-
 def main() -> None:
     """Measure the chosen parts, print them, and write them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -431,7 +409,7 @@ def main() -> None:
         os.execve(
             sys.executable, [sys.executable, "-m", "benchmarks.closed_form", *sys.argv[1:]], os.environ | ONE_THREAD
         )
-    about = machine()
+    about = machine("numpy", "scipy", "scikit-learn")
     print(json.dumps(about), flush=True)
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from contextlib import nullcontext
@@ -22,8 +21,8 @@ from typing import Any
 
 import torch
 
+from benchmarks._machine import machine
 from benchmarks.synthesis import eager
-from benchmarks.train_step import cpu_flags
 from eigenlens import runtime
 from eigenlens.generators.sngan import SNGAN, SNGANConfig, SNGANNetwork
 from eigenlens.methods.learning import ReconstructionGame, channels_last, seeded
@@ -125,7 +124,7 @@ def main() -> None:
     about = {
         "command": "python -m benchmarks.learned",
         "width": arguments.width, "batch": arguments.batch, "rounds": arguments.rounds, "threads": 1,
-        "machine": platform.machine(), "cpu": cpu_flags(), "torch": torch.__version__,
+        "machine": machine(),
     }  # fmt: skip
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps({"about": about, "ways": found, "bars": BARS}, indent=2) + "\n", "utf-8")

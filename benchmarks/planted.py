@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.train_step import cpu_flags
+from benchmarks._machine import machine
 from eigenlens import runtime
 from eigenlens.algebra import principal_angles
 from eigenlens.commands.words import parse_seeds
@@ -141,7 +141,7 @@ def main() -> None:
                 run_cell("bent", kind, seed, options.work, options.bent_steps)
     cells = [json.loads(path.read_text("utf-8")) for path in sorted(options.work.glob("*/cell.json"))]
     settings = {"span": SPAN, "bent": BENT | {"n_dipoles": 8, "bend": BEND}}
-    about = {"cpu": cpu_flags(), "torch": torch.__version__, "threads": torch.get_num_threads(), "settings": settings}
+    about = {"machine": machine(), "settings": settings}
     by_chance = chance()
     print_tables(cells, by_chance)
     write_json(options.out, {"about": about, "random_frames": by_chance, "cells": cells}, force=True)

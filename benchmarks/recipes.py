@@ -14,16 +14,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
-from benchmarks.train_step import cpu_flags
+from benchmarks._machine import machine
 from eigenlens import runtime
 from eigenlens.commands.words import parse_seeds
 from eigenlens.effect import measure_effect
@@ -148,9 +146,7 @@ def main() -> None:
                 train(config, data=path, run=run, threads=args.threads)
                 cell = {"data": name, "recipe": recipe, "seed": seed} | measured(run, Path(path))
                 cells[name, recipe, seed] = cell
-                about = {"processor": platform.processor() or platform.machine(), "instructions": cpu_flags()}
-                about |= {"torch": torch.__version__, "threads": torch.get_num_threads()}
-                write_json(args.out, {"machine": about, "cells": in_order(cells.values())}, force=True)
+                write_json(args.out, {"machine": machine(), "cells": in_order(cells.values())}, force=True)
     print(table(in_order(cells.values())))
 
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import time
 from pathlib import Path
@@ -25,7 +24,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.train_step import cpu_flags
+from benchmarks._machine import machine
 from eigenlens import images, runtime
 from eigenlens.commands.words import parse_seeds
 from eigenlens.directions import Directions
@@ -182,10 +181,7 @@ def main() -> None:
                     print(f"{name} {method}: n/a ({reason})")
         draw_sheets(generator, name, methods, arguments.work)
     cells = collect(arguments.work, arguments.metric)
-    about = {
-        "command": "python -m benchmarks.recovery", "metric": arguments.metric, "machine": platform.machine(),
-        "cpu": cpu_flags(), "torch": torch.__version__, "threads": torch.get_num_threads(),
-    }  # fmt: skip
+    about = {"command": "python -m benchmarks.recovery", "metric": arguments.metric, "machine": machine()}
     if cells:
         print_table(cells)
         write_json(arguments.out, {"about": about, "cells": cells}, force=True)

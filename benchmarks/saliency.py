@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks._machine import machine
 from eigenlens.files import write_json
 
 RESULTS = Path(__file__).parent / "results" / "saliency.json"
@@ -166,8 +166,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
 
-    import torch
-
     from eigenlens import runtime
     from eigenlens.images import from_uint8
     from eigenlens.saliency import Segmenter, mask_sheet, score_masks
@@ -199,8 +197,7 @@ def main() -> None:
         mask_sheet(pictures, [likely["eigenlens saliency"][i] for i in some]).save(options.sheet)
     told = ("generator", "directions", "rule", "training", "kimg", "n_masks")
     training = {key: network.about.get(key) for key in told} | about
-    machine = {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__}
-    written = {"unseen_seed": UNSEEN_SEED, "training": training, "machine": machine, "results": rows}
+    written = {"unseen_seed": UNSEEN_SEED, "training": training, "machine": machine(), "results": rows}
     write_json(options.out, written, force=True)
 
 

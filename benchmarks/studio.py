@@ -16,7 +16,6 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import re
 import statistics
 import subprocess
@@ -27,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from benchmarks._machine import machine
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
@@ -90,8 +91,7 @@ def main() -> None:
         with served(sources, Path(folder)) as url, browser() as chromium:
             rounds = [one_round(chromium, url, sources) for _ in range(asked.rounds)]
     result = {
-        "machine": {"cores": len(os.sched_getaffinity(0)), "processor": processor(), "load": os.getloadavg()[0]},
-        "versions": {"torch": torch.__version__, "python": platform.python_version()},
+        "machine": machine(),
         "rounds": rounds,
         "best": best(rounds),
     }
@@ -185,15 +185,6 @@ def browser() -> Iterator[Any]:
         chromium = driver.chromium.launch(executable_path=executable(), args=list(FLAGS))
         yield chromium
         chromium.close()
-
-
-def processor() -> str:
-    """Return the processor's name."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":

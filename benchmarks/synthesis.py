@@ -16,8 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -32,6 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import _plain
+from benchmarks._machine import machine
 from benchmarks.train_step import plain_generate
 from eigenlens import effect, load_generator, runtime
 from eigenlens.codes import Codes
@@ -484,25 +483,6 @@ def _unscaled_1024() -> Generator:
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
-
-
-def machine() -> dict[str, Any]:
-    """Describe the machine and the versions."""
-    model, flags = platform.processor(), []
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
-        flags = next((line.split() for line in lines if line.startswith("flags")), [])
-    return {
-        "processor": model,
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "instructions": [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags],
-        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "when": time.strftime("%Y-%m-%d %H:%M"),
-    }
 
 
 def table(results: list[dict[str, Any]]) -> str:

@@ -15,12 +15,12 @@ import platform
 import statistics
 import time
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks._machine import instructions
 from eigenlens import runtime
 from eigenlens.generators.eigengan import SLOPE, EigenGANNetwork
 from eigenlens.training.data import gather
@@ -97,14 +97,6 @@ class PlainTraining:
         return torch.stack([loss, g_loss, r1]).detach()
 
 
-def cpu_flags() -> str:
-    """Return what the processor can do with bfloat16 and wide vectors."""
-    info = Path("/proc/cpuinfo")
-    words = set(info.read_text().split()) if info.exists() else set()
-    found = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile") if flag in words]
-    return ", ".join(found) or "unknown"
-
-
 VARIANTS = ("default", "default in fp32", "plain")
 
 
@@ -172,7 +164,8 @@ def main() -> None:
     print(
         f"{arguments.preset}: {config.model.resolution} px, batch {config.batch}, R1 every {config.r1_interval} steps"
     )
-    print(f"{platform.machine()}, {threads} threads, torch {torch.__version__}; bf16 and vectors: {cpu_flags()}")
+    able = ", ".join(instructions()) or "unknown"
+    print(f"{platform.machine()}, {threads} threads, torch {torch.__version__}; bf16 and vectors: {able}")
     for name, value in seconds.items():
         shown = f"{name} ({precision})" if name == "default" else name
         rate = config.batch / value

@@ -72,7 +72,9 @@ def test_the_command_writes_its_table(tmp_path: Path) -> None:
     rows = json.loads((tmp_path / "a.json").read_text())["results"]
     assert {row["part"] for row in rows} == {"peak", "partial"}
     assert "| case |" in ran.stdout
-    assert rows[0]["machine"]["torch"] == torch.__version__
+    about = rows[0]["machine"]
+    assert (about["torch"], about["threads"]) == (torch.__version__, 1)
+    assert about["processor"]
     unknown = subprocess.run([sys.executable, "-m", "benchmarks", "nothing"], cwd=ROOT, capture_output=True, text=True)
     assert unknown.returncode == 2
     assert "synthesis" in unknown.stderr
