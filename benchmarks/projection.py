@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -301,8 +302,8 @@ class Report:
     def __init__(self, path: Path, about: dict[str, Any]) -> None:
         self.path, self.partial = path, path.with_suffix(".partial.json")
         before = json.loads(self.partial.read_text("utf-8")) if self.partial.exists() else {}
-        fits = all(before.get(key) == value for key, value in about.items())
-        self.content: dict[str, Any] = before if fits else {**about, "rows": []}
+        fits = all(before.get(key) == value for key, value in about.items() if key not in ("command", "machine"))
+        self.content: dict[str, Any] = {**about, "rows": before["rows"] if fits else []}
 
     def has(self, name: str) -> bool:
         """Tell whether a row has been measured."""
@@ -356,11 +357,13 @@ def main() -> None:
     place = args.encoder or find_encoder(generator)
     goals = opened(args.photos, generator, args.n) if args.photos else rendered(args.n)
     encoder = Encoder.load(place, generator) if place else None
+    flags = {"--generator": None if is_bundled else args.generator, "--photos": args.photos, "--encoder": args.encoder}
+    command = [str(each) for flag, value in flags.items() if value is not None for each in (flag, value)]
     case = Case(generator, goals, encoder, args.reader or ("toonfaces" if is_bundled else "pixels"))
     report = Report(
         out,
         {
-            "command": f"python -m benchmarks.projection {' '.join(sys.argv[1:])}".strip(),
+            "command": shlex.join(["python", "-m", "benchmarks.projection", *command]),
             "generator": generator.identity(),
             "encoder": encoder and encoder.about,
             "photos": args.photos.name if args.photos else "toon faces of seed 1",

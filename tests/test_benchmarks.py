@@ -186,3 +186,14 @@ def test_planted_directions_are_measured(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert "| 3 rounds | 0 | 0, 0, 0, 0, 0 | 1.00, 1.00, 1.00, 1.00, 1.00 |" in told
     assert "| 1 | 0.800 | 0.900 | +0.100 | 0.500 |" in told
     assert "warped - voynov: +0.000, standard error 0.100, 2 seeds" in told
+
+
+def test_the_docs_quote_the_measured_page_and_films() -> None:
+    read = lambda name: json.loads((ROOT / "benchmarks" / "results" / name).read_text("utf-8"))  # noqa: E731
+    page, films = read("explorer.json"), read("film.json")["films"]
+    rate = f"{page['page_bytes'] / 1e6:.0f} MB and {page['frames_per_second']['median']:.0f} frames a second"
+    assert rate in (ROOT / "docs" / "export.md").read_text("utf-8")
+    assert page["page_bytes"] <= page["page_bytes_allowed"]
+    text = (ROOT / "docs" / "edits.md").read_text("utf-8")
+    for film in films:
+        assert f"{film['peak_mb']} MB for {film['frames']} frames" in text

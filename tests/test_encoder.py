@@ -75,7 +75,7 @@ def test_state_of_other_settings_is_refused(eigengan: Generator, tmp_path: Path)
 def test_belongs_to_one_generator(eigengan: Generator, tiny: Callable[[str], Generator], tmp_path: Path) -> None:
     out = tmp_path / "e.safetensors"
     trained(eigengan, out, kimg=0.008)
-    with pytest.raises(UserError, match="reads codes of tiny-eigengan, not of tiny-sngan"):
+    with pytest.raises(UserError, match=r"reads codes of tiny-eigengan \(weights \w+\), not of tiny-sngan"):
         Encoder.load(out, tiny("sngan"))
 
 

@@ -158,7 +158,10 @@ class Encoder:
                 tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118  not a dict
             theirs, mine = header["generator"], generator.identity()
             if theirs["weights"] != mine["weights"]:
-                raise UserError(f"{path} reads codes of {theirs['name']}, not of {mine['name']}; train one for it")
+                raise UserError(
+                    f"{path} reads codes of {theirs['name']} (weights {theirs['weights']}), not of {mine['name']} "
+                    f"({mine['weights']}); make one with: eigenlens encoder train"
+                )
             network = EncoderNetwork(EncoderConfig(**header["config"]))
             network.load_state_dict(tensors)
         except UserError:

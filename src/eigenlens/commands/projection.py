@@ -18,7 +18,7 @@ from ..encoder import Encoder
 from ..errors import UserError
 from ..files import refuse_existing
 from ..photo import Photo, can_find_landmarks, find_landmarks, open_photo, parse_landmarks
-from ..project import Progress, projection_sheet
+from ..project import Progress, Projection, projection_sheet
 from ..project import project as project_images
 from ..project import tune as tune_weights
 from ..training.encoder import EncoderTraining, train_encoder
@@ -105,29 +105,38 @@ def project(
         samples=samples, prior=prior, learning_rate=learning_rate, label=label, tune=tune or None,
         tune_noise=tune_noise, align=align, landmarks=landmarks,
     ) + "".join(f" --distance {each}" for each in distance)  # fmt: skip
-    notes = [(*cut.notes, *of_code) for cut, of_code in zip(cuts, after.notes, strict=True)]
-    rows: list[dict[str, Any]] = [
-        {"photo": cut.name, **{name: round(value, 4) for name, value in figures.items()}, "notes": list(of_photo)}
-        for cut, figures, of_photo in zip(cuts, found.table(), notes, strict=True)
-    ]
-    for row, figures in zip(rows, after.table() if after is not found else (), strict=False):
-        row |= {f"tuned_{name}": round(figures[name], 4) for name in ("psnr", "ssim")}
+    rows = _rows(cuts, found, after)
     about = {"photos": rows, "steps": found.steps, "command": again, "version": __version__}
     save_codes(found.codes, out, g, about=about, force=force)
-    sheet = projection_sheet(cuts, after, notes)
+    sheet = projection_sheet(cuts, after, [row["notes"] for row in rows])
     pictures.save(sheet, report, recipe={"version": 1, "command": again}, force=force)
     for row in rows:
-        shown = f"{row['photo']}: {row['psnr']:.1f} dB, SSIM {row['ssim']:.2f}, {row['explained']:.0%} explained"
-        shown += f"; tuned {row['tuned_psnr']:.1f} dB, SSIM {row['tuned_ssim']:.2f}" if "tuned_psnr" in row else ""
-        print("; ".join([shown, *row["notes"]]))
-    print(out)
-    print(report)
-    if after is not found:
-        print(tuned)
+        print(_line(row))
+    print(out, report, *([tuned] if after is not found else []), sep="\n")
     if found.is_stopped:
         sys.stderr.write(f"eigenlens project: stopped after {found.steps} steps; the best so far is in {out}\n")
         return 130
     return 0
+
+
+def _rows(cuts: list[Photo], found: Projection, after: Projection) -> list[dict[str, Any]]:
+    """Return what is remembered of each photo: figures, those after tuning where there was any, and warnings."""
+    rows: list[dict[str, Any]] = []
+    for cut, figures, tuned, notes in zip(cuts, found.table(), after.table(), after.notes, strict=True):
+        row: dict[str, Any] = {"photo": cut.name, **{name: round(value, 4) for name, value in figures.items()}}
+        row["notes"] = [*cut.notes, *notes]
+        if after is not found:
+            row |= {f"tuned_{name}": round(tuned[name], 4) for name in ("psnr", "ssim")}
+        rows.append(row)
+    return rows
+
+
+def _line(row: dict[str, Any]) -> str:
+    """Return what the shell says of one photo."""
+    shown = f"{row['photo']}: {row['psnr']:.1f} dB, SSIM {row['ssim']:.2f}, {row['explained']:.0%} explained"
+    if "tuned_psnr" in row:
+        shown += f"; tuned {row['tuned_psnr']:.1f} dB, SSIM {row['tuned_ssim']:.2f}"
+    return "; ".join([shown, *row["notes"]])
 
 
 def _cut_all(
