@@ -190,7 +190,7 @@ class Edit:
         try:
             return cls.from_json(json.loads(Path(path).read_text("utf-8")))
         except FileNotFoundError as error:
-            raise UserError(f"{path} does not exist; `eigenlens edit --save-edit` writes an edit") from error
+            raise UserError(f"{path} is no edit: it does not exist; --save-edit writes one") from error
         except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
             raise UserError(f"{path} is no edit: {error}") from error
 
