@@ -2,8 +2,8 @@
 
 A renderer draws a blob whose x, y, size, hue and angle live in a rotated subspace of its latent (`tests/blobs.py`).
 
-`span`: `voynov` in 32 dimensions, in one round and in three, of equal numbers of directions and steps. The figures are
-the principal angles between the factors' subspace and the span of the directions, beside those of random frames, and
+`span`: `voynov` in 32 dimensions, in three rounds; `--rounds 1,3` adds one, of equal directions and steps. The
+figures are the principal angles between the factors' subspace and the span of the directions, beside those of random frames, and
 each factor's largest |cos| with a single direction; the loss leaves rotations free, so that these need not be 1.
 
 `bent`: the factors turn into each other along the way, in 12 dimensions. `voynov` and `warped` take equal steps; the
@@ -43,7 +43,6 @@ RESULTS = Path(__file__).parent / "results" / "planted.json"
 COMMON: dict[str, Any] = {"learning_rate": 3e-3, "shift": 3.0, "learn_in": "fp32", "patience": 0}
 SPAN = COMMON | {"n_directions": 12, "shift_weight": 1.0, "noise": 0.5, "body": "resnet", "width": 0.25}
 SPAN_STEPS = 3000
-ROUNDS = (1, 3)
 BENT = COMMON | {"n_directions": 5, "noise": 0.2, "body": "lenet", "width": 2.0}
 BENT_STEPS = 1500
 SCORE = Recovery(n_codes=150, n_moves=8, n_tests=200, n_epochs=8)
@@ -123,7 +122,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", default="span,bent")
     parser.add_argument("--span-seeds", default="0-2")
-    parser.add_argument("--bent-seeds", default="0-4")
+    parser.add_argument("--bent-seeds", default="0-2")
+    parser.add_argument("--rounds", default="3")
     parser.add_argument("--span-steps", type=int, default=SPAN_STEPS)
     parser.add_argument("--bent-steps", type=int, default=BENT_STEPS)
     parser.add_argument("--threads", type=int, default=1)
@@ -132,7 +132,7 @@ def main() -> None:
     options = parser.parse_args()
     runtime.set_threads(options.threads)
     if "span" in options.parts.split(","):
-        for rounds in ROUNDS[::-1]:
+        for rounds in map(int, options.rounds.split(",")):
             for seed in parse_seeds(options.span_seeds):
                 run_cell("span", rounds, seed, options.work, options.span_steps)
     if "bent" in options.parts.split(","):
