@@ -3,8 +3,8 @@
 A renderer draws a blob whose x, y, size, hue and angle live in a rotated subspace of its latent (`tests/blobs.py`).
 
 `span`: `voynov` in 32 dimensions, in three rounds; `--rounds 1,3` adds one, of equal directions and steps. The
-figures are the principal angles between the factors' subspace and the span of the directions, beside those of random frames, and
-each factor's largest |cos| with a single direction; the loss leaves rotations free, so that these need not be 1.
+figures are the principal angles between the factors' subspace and the span of the directions, beside those of random
+frames, and each factor's largest |cos| with one direction; the loss leaves rotations free, so that these need not be 1.
 
 `bent`: the factors turn into each other along the way, in 12 dimensions. `voynov` and `warped` take equal steps; the
 figure is `recovery`, a fresh network's accuracy.
