@@ -43,12 +43,13 @@ OUT = Path(__file__).parents[1] / "docs" / "results"
 K = 10
 MOVED = 0.1
 """Standard deviations below which an attribute counts as not moved, as in the metric."""
-SHAPE: dict[str, Any] = {"resolution": 32, "noise_dim": 64, "base_channels": 16}
+LENGTH: dict[str, Any] = {"batch": 32, "cooldown_kimg": 40.0, "watch_kimg": 20.0, "distance_images": 1024}
+SHAPE: dict[str, Any] = LENGTH | {"learning_rate": 4e-4, "resolution": 32, "noise_dim": 64, "base_channels": 16}
 TWIN: dict[str, Any] = SHAPE | {"noise_dim": 82, "n_basis": 0}
 """As many numbers as eps and all z of `SHAPE` have, 64 + 3 * 6, all at the base."""
 FAMILIES: dict[str, tuple[Any, str, dict[str, Any], str]] = {
     "eigengan": (eigengan, "cpu-64", SHAPE, "data"),
-    "stylegan2": (stylegan2, "stylegan2-32", {}, "data"),
+    "stylegan2": (stylegan2, "stylegan2-32", LENGTH, "data"),
     "twin": (eigengan, "cpu-64", TWIN, "data"),
     "correlated": (eigengan, "cpu-64", SHAPE, "correlated"),
     "rare": (eigengan, "cpu-64", SHAPE, "rare"),
@@ -96,10 +97,13 @@ def trained_kimg(folder: Path) -> float:
     return float(json.loads(config.read_text("utf-8"))["training"]["kimg"]) if config.exists() else 0.0
 
 
-def train_networks(runs: Path, data: Mapping[str, Path | None], seeds: Sequence[int], kimg: float) -> None:
-    """Train every network whose data is given and that is not there yet."""
+def train_networks(
+    runs: Path, data: Mapping[str, Path | None], groups: Sequence[str], seeds: Sequence[int], kimg: float
+) -> None:
+    """Train every network of some groups whose data is given and that is not there yet."""
     for seed in seeds:
-        for group, (family, preset, changed, which) in FAMILIES.items():
+        for group in groups:
+            family, preset, changed, which = FAMILIES[group]
             source, folder = data[which], place(runs, group, seed)
             if source is not None and trained_kimg(folder) < kimg - 0.1:
                 config = family.configure(preset, kimg=kimg, seed=seed, **changed)
@@ -300,7 +304,8 @@ def main() -> None:
     parser.add_argument("--correlated", type=Path, help="toon faces with two pairs of factors tied together")
     parser.add_argument("--rare", type=Path, help="toon faces with a rare attribute")
     parser.add_argument("--seeds", default="0-4", help="of the networks (default: 0-4)")
-    parser.add_argument("--kimg", type=float, default=60.0, help="of every training (default: 60)")
+    parser.add_argument("--kimg", type=float, default=100.0, help="of every training (default: 100)")
+    parser.add_argument("--groups", nargs="*", default=list(FAMILIES), choices=FAMILIES, help="train only these")
     parser.add_argument("--grids", nargs="*", help="only these: eigengan, stylegan2, twin, shuffled, learned, ...")
     parser.add_argument("--methods", type=int, help="only the first so many of each grid")
     parser.add_argument("--brief", action="store_true", help="only at equal change of images, read off 4 codes")
@@ -318,7 +323,7 @@ def main() -> None:
     began = time.monotonic()
     data = {"data": args.data, "correlated": args.correlated, "rare": args.rare}
     seeds = parse_seeds(args.seeds)
-    train_networks(args.runs, data, seeds, args.kimg)
+    train_networks(args.runs, data, args.groups, seeds, args.kimg)
     kept = args.runs / "controls.json"
     if args.controls:
         write_json(kept, controls(args.runs), force=True)
