@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 from collections.abc import Callable, Iterator
@@ -37,8 +38,15 @@ def watched(open_page: Open, address: str) -> Iterator[Watched]:
     opened.check_clean()
 
 
-def slider(watched: Watched, name: str) -> Any:
-    return watched.page.get_by_role("slider", name=name, exact=True)
+@functools.cache
+def called(place: str) -> str:
+    """Return the name of an axis of the bundled generator, such as `L4D3 fair hair`, by its place."""
+    shows = load_generator("toonfaces", device="cpu").axis_names.get(place, "")
+    return f"{place} {shows}".strip()
+
+
+def slider(watched: Watched, place: str) -> Any:
+    return watched.page.get_by_role("slider", name=called(place), exact=True)
 
 
 def picture(watched: Watched) -> np.ndarray:
@@ -68,7 +76,7 @@ def test_drag_keyboard_and_history(watched: Watched) -> None:
     moved = picture(watched)
     assert differs(first, moved)
     [move] = state(watched)["moves"]
-    assert move["name"] == "L3D1"
+    assert move["name"] == called("L3D1")
     assert move["by"] > 1.5
 
     axis.press("ArrowRight")
@@ -91,10 +99,10 @@ def test_drag_keyboard_and_history(watched: Watched) -> None:
 
 def test_typed_numbers_wheel_and_zero(watched: Watched) -> None:
     page = watched.page
-    number = page.get_by_label("L4D1, typed")
+    number = page.get_by_label(f"{called('L4D1')}, typed")
     number.fill("-1,5")
     number.press("Enter")
-    assert state(watched)["moves"] == [{"directions": "eigen", "name": "L4D1", "by": -1.5}]
+    assert state(watched)["moves"] == [{"directions": "eigen", "name": called("L4D1"), "by": -1.5}]
     axis = slider(watched, "L4D1")
     axis.focus()
     axis.hover()
@@ -205,8 +213,8 @@ def test_teach_a_slider(watched: Watched) -> None:
 def test_rename_flip_delete_save_and_load(watched: Watched, tmp_path: Path) -> None:
     page = watched.page
     slider(watched, "L3D3").press("End")
-    page.get_by_role("button", name="L3D3", exact=True).press("F2")
-    field = page.get_by_label("New name of L3D3")
+    page.get_by_role("button", name=called("L3D3"), exact=True).press("F2")
+    field = page.get_by_label(f"New name of {called('L3D3')}")
     field.fill("hair <b>tone</b>")
     field.press("Enter")
     page.wait_for_selector("text=hair <b>tone</b>")
@@ -217,7 +225,7 @@ def test_rename_flip_delete_save_and_load(watched: Watched, tmp_path: Path) -> N
     page.wait_for_timeout(400)
     assert state(watched)["moves"][0]["by"] == -move["by"]
     assert not differs(shown, picture(watched)), "turned round and moved the other way is the same picture"
-    menu(watched, "More about L1D1", "Delete from the set")
+    menu(watched, f"More about {called('L1D1')}", "Delete from the set")
     page.wait_for_selector("text=23 of 23")
     page.keyboard.press("Control+z")
     page.wait_for_selector("text=24 of 24")
@@ -236,16 +244,16 @@ def test_rename_flip_delete_save_and_load(watched: Watched, tmp_path: Path) -> N
 
 def test_pins_search_layers_and_coordinates(watched: Watched) -> None:
     page = watched.page
-    menu(watched, "More about L4D4", "Pin to the top")
+    menu(watched, f"More about {called('L4D4')}", "Pin to the top")
     assert page.locator(".group").first.get_attribute("aria-label") == "pinned"
     page.get_by_label("Search directions").fill("layer2")
     page.wait_for_selector("text=6 of 24")
     page.get_by_label("Search directions").fill("")
     page.wait_for_selector("text=24 of 24")
-    menu(watched, "More about L4D1", "Move to a coordinate")
+    menu(watched, f"More about {called('L4D1')}", "Move to a coordinate")
     page.wait_for_selector(".axis .tag:has-text('to')")
     assert "to" in state(watched)["moves"][0]
-    page.get_by_role("button", name="More about L4D1").click()
+    page.get_by_role("button", name=f"More about {called('L4D1')}").click()
     page.get_by_label("Layers", exact=True).fill("4")
     page.get_by_label("Layers", exact=True).press("Enter")
     page.keyboard.press("Escape")
