@@ -260,6 +260,8 @@ def test_words_are_parsed() -> None:
     move = parse_move("faces.safetensors:smile to 1.5 layers 4-7", "eigen")
     assert (move.directions, move.name, move.to, move.layers) == ("faces.safetensors", "smile", 1.5, "4-7")
     assert parse_move("L1D1 by -2", "eigen").directions == "eigen"
+    assert parse_move("fair hair by 2 layers 4", "eigen").name == "fair hair"
+    assert parse_move("by by 2", "eigen").name == "by"
     for bad in ("5-3", "x", "1-", ""):
         with pytest.raises(UserError):
             parse_seeds(bad)

@@ -20,26 +20,29 @@ from .words import HERE, Machine, check_picture
 
 
 def parse_move(text: str, directions: str) -> Move:
-    """Read a move such as `smile by 2 layers 4-7`, `age to 1.5` or `sefa:3 by -1`.
+    """Read a move such as `smile by 2 layers 4-7`, `fair hair to 1.5` or `sefa:3 by -1`.
 
     Raises:
         UserError: where it is none.
     """
     words = shlex.split(text)
     usage = f"{text!r} is no move; write 'NAME by 2', 'NAME to 1.5' or 'NAME by 2 layers 4-7'"
-    if len(words) not in (3, 5) or words[1] not in ("by", "to") or (len(words) == 5 and words[3] != "layers"):
+    layers = words.pop() if words[-2:-1] == ["layers"] else None
+    words = words[:-1] if layers else words
+    if len(words) < 3 or words[-2] not in ("by", "to"):
         raise UserError(usage)
+    *named, way, strength = words
     try:
-        strength = float(words[2])
+        length = float(strength)
     except ValueError as error:
         raise UserError(usage) from error
-    source, colon, name = words[0].rpartition(":")
+    source, colon, name = " ".join(named).rpartition(":")
     return Move(
         source if colon else directions,
         name,
-        by=strength if words[1] == "by" else None,
-        to=strength if words[1] == "to" else None,
-        layers=words[4] if len(words) == 5 else None,
+        by=length if way == "by" else None,
+        to=length if way == "to" else None,
+        layers=layers,
     )
 
 
