@@ -63,7 +63,12 @@ LEARNED = [
     "contrastive(n_steps=300,batch=6,learning_rate=0.005)",
 ]
 """Learned methods at one small budget, 300 steps."""
-JUDGES = ["attribute_matrix_pixels_v1", "principal_closeness_v1", "effect_orthogonality_v1"]
+JUDGES = [
+    "attribute_matrix_toonfaces_v1",
+    "attribute_matrix_pixels_v1",
+    "principal_closeness_v1",
+    "effect_orthogonality_v1",
+]
 AT_CHANGE = {"principal_closeness_v1": ["change"], "effect_orthogonality_v1": ["change"]}
 
 
