@@ -700,9 +700,7 @@ def frames(batches: Iterable[Tensor], captions: Sequence[str] = ()) -> Iterator[
         if not captions:
             yield grid(images, columns=columns)
             continue
-        tile = (
-            FILM_SIDE * columns // len(images)
-        )  # large enough for the film as it is: letters enlarged later are rough
+        tile = FILM_SIDE * columns // len(images)  # as large as the film: letters enlarged later are rough
         if not index:
             texts = dict.fromkeys(captions)
             sizes = [grid(images, columns=columns, title=text, min_tile=tile).size for text in texts]

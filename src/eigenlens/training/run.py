@@ -25,7 +25,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .. import __version__, images, runtime
-from ..errors import UserError, unknown_name
+from ..errors import UserError, check_ranges, unknown_name
 from ..files import write_text, written_beside
 from ..generator import Generator
 from .data import Dataset, batch_indices, gather, open_dataset
@@ -94,10 +94,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(float(beta) for beta in self.betas))  # Adam refuses a mixed (0, 0.99)
-        for name, low in self.least.items():
-            value = getattr(self, name)
-            if not math.isfinite(value) or value < low:
-                raise UserError(f"{name} {value} is not possible; it is a number from {low:g}")
+        check_ranges(self, {name: (low, math.inf) for name, low in self.least.items()})
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"betas {self.betas} are not possible; give two numbers from 0 to below 1")
 
