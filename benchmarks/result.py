@@ -41,6 +41,8 @@ from eigenlens.training import eigengan, stylegan2
 
 OUT = Path(__file__).parents[1] / "docs" / "results"
 K = 10
+CONTROLS = "## controls on the bundled generator, read as faces, at 2 σ"
+"""Heading of their table, the last."""
 MOVED = 0.1
 """Standard deviations below which an attribute counts as not moved, as in the metric."""
 LENGTH: dict[str, Any] = {"batch": 32, "cooldown_kimg": 40.0, "watch_kimg": 20.0, "distance_images": 1024}
@@ -262,6 +264,83 @@ def best_shares(lines: Sequence[Mapping[str, Any]], calibration: str = "change")
     return [{"attribute": name} | {m: f"{row.get(m, 0.0):.2f}" for m in methods} for name, row in sorted(best.items())]
 
 
+def evenness(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Return a row a method: how evenly its directions change what they change most, and what changes beside it.
+
+    Means over the directions of which the figure is known, at equal change of images, monotonicity also at 2 σ.
+
+    Args:
+        lines: of `results.jsonl`; those of attribute matrices are read.
+    """
+    rows: dict[str, dict[str, str]] = {}
+    for line in lines:
+        cell = line["cell"]
+        if not cell["metric"].startswith("attribute_matrix") or line["status"] != "done":
+            continue
+        row, details = rows.setdefault(cell["method"], {"method": cell["method"]}), line["details"]
+        if cell["calibration"] == "native":
+            row["monotonicity at 2 σ"] = mean_text(details["monotonicity"])
+        if cell["calibration"] == "change":
+            row["at change"] = mean_text(details["monotonicity"])
+            row["side effects"] = mean_text(details["side_effects"])
+            row["main attributes"] = str(len({each for each in details["main"] if each is not None}))
+            row["abstained"] = mean_text(details["abstained"])
+    return list(rows.values())
+
+
+def mean_text(values: Sequence[float | None]) -> str:
+    """Return the mean of the values that are known, as text."""
+    known = [each for each in values if each is not None]
+    return f"{sum(known) / len(known):.2f}" if known else "-"
+
+
+def groups_of(lines: Sequence[Mapping[str, Any]], method: str = "eigen") -> list[dict[str, str]]:
+    """Return a row a direction of one method: its main attribute, its purity, and the share of change by group.
+
+    Args:
+        lines: of `results.jsonl`; the attribute matrix at equal change of images is read.
+        method: whose directions.
+    """
+    rows = []
+    for line in lines:
+        cell = line["cell"]
+        is_matrix = cell["metric"].startswith("attribute_matrix") and line["status"] == "done"
+        if not is_matrix or cell["calibration"] != "change" or cell["method"] != method:
+            continue
+        details = line["details"]
+        for i, name in enumerate(details["names"]):
+            shares = {group: f"{each['share'][i]:.2f}" for group, each in details["by_group"].items()}
+            main = details["main"][i] or "-"
+            rows.append({"direction": name, "main": main, "purity": f"{details['purity'][i]:.2f}"} | shares)
+    return rows
+
+
+def fitting_costs(folder: Path) -> list[dict[str, str]]:
+    """Return a row a method: the CPU seconds that its directions took, from a comparison's folder."""
+    found = [Directions.load(file) for file in sorted((folder / "directions").glob("*.safetensors"))]
+    told = [each for each in found if "fit_cpu_seconds" in each.fields]
+    return [
+        {
+            "method": each.provenance.method,
+            "seed": str(each.provenance.seed),
+            "CPU seconds": f"{float(each.fields['fit_cpu_seconds'][0]):.2f}",
+        }
+        for each in told
+    ]
+
+
+def told_further(folder: Path) -> str:
+    """Return what a comparison's tables do not hold, as Markdown."""
+    file = folder / "results.jsonl"
+    lines = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    parts = {
+        "Evenness, side effects for half a standard deviation of the main attribute, main attributes": evenness(lines),
+        "EigenGAN's own axes at equal change of images": groups_of(lines),
+        "What finding the directions took": fitting_costs(folder),
+    }
+    return "\n".join(f"## {title}\n\n{markdown(rows)}" for title, rows in parts.items() if rows)
+
+
 def write(out: Path, done: Mapping[str, Comparison], seconds: float, bad: Sequence[Mapping[str, Any]] = ()) -> None:
     """Write the tables and figures of all comparisons."""
     pages = ["# Tables\n\nMade by `python -m benchmarks.result`; [README.md](README.md) says what they mean.\n"]
@@ -279,13 +358,25 @@ def write(out: Path, done: Mapping[str, Comparison], seconds: float, bad: Sequen
         pages.append(f"### what can be said of order\n\n{claims_text(claims(found))}")
         lines += [json.dumps({"grid": name} | each, sort_keys=True) for each in comparison.results.latest().values()]
     if bad:
-        told = [{name: str(value) for name, value in each.items()} for each in bad]
-        pages.append(f"## controls on the bundled generator, read as faces, at 2 σ\n\n{markdown(told)}")
+        pages.append(CONTROLS + told(bad))
     write_text(out / "tables.md", "\n".join(pages), force=True)
     about = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__, "seconds": seconds}
     write_json(out / "figures.json", {"about": about, "rows": rows, "controls": list(bad)}, force=True)
     packed = gzip.compress("".join(line + "\n" for line in lines).encode(), mtime=0)
     (out / "results.jsonl.gz").write_bytes(packed)
+
+
+def told(bad: Sequence[Mapping[str, Any]]) -> str:
+    """Return the table of the controls."""
+    return f"\n\n{markdown([{name: str(value) for name, value in each.items()} for each in bad])}"
+
+
+def rewrite_controls(out: Path, bad: Sequence[Mapping[str, Any]]) -> None:
+    """Put controls into tables and figures that are there, and leave the rest of both as it is."""
+    figures = json.loads((out / "figures.json").read_text("utf-8"))
+    write_json(out / "figures.json", figures | {"controls": list(bad)}, force=True)
+    head, _, _ = (out / "tables.md").read_text("utf-8").partition(CONTROLS)  # they come last
+    write_text(out / "tables.md", head + CONTROLS + told(bad), force=True)
 
 
 def contact_sheet(runs: Path, groups: Sequence[str], seeds: Sequence[int], kimg: float, out: Path) -> None:
@@ -311,17 +402,24 @@ def main() -> None:
     parser.add_argument("--seeds", default="0-4", help="of the networks (default: 0-4)")
     parser.add_argument("--kimg", type=float, default=100.0, help="of every training (default: 100)")
     parser.add_argument("--groups", nargs="*", default=list(FAMILIES), choices=FAMILIES, help="train only these")
-    parser.add_argument("--grids", nargs="*", help="only these: eigengan, stylegan2, twin, shuffled, learned, ...")
+    which = "only these: eigengan, stylegan2, twin, shuffled, learned, ...; none, with --controls: the controls alone"
+    parser.add_argument("--grids", nargs="*", help=which)
     parser.add_argument("--methods", type=int, help="only the first so many of each grid")
     parser.add_argument("--brief", action="store_true", help="only at equal change of images, read off 4 codes")
     parser.add_argument("--controls", action="store_true", help="score the controls on the bundled generator too")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no further grid after so many")
     parser.add_argument("--out", type=Path, default=OUT, help="for the tables (default: docs/results)")
     parser.add_argument("--found", type=Path, help="print who finds which attribute by a results.jsonl, and end")
+    parser.add_argument(
+        "--further", type=Path, help="print what the tables of a comparison's folder leave out, and end"
+    )
     args = parser.parse_args()
     if args.found:
         lines = [json.loads(line) for line in args.found.read_text("utf-8").splitlines()]
         print(markdown(best_shares(lines)), end="")
+        return
+    if args.further:
+        print(told_further(args.further), end="")
         return
     METHODS.table["duplicated"] = "benchmarks.result:Duplicated"
     runtime.set_threads(1)
@@ -332,6 +430,9 @@ def main() -> None:
     kept = args.runs / "controls.json"
     if args.controls:
         write_json(kept, controls(args.runs), force=True)
+    if args.grids == ["none"] and args.controls:
+        rewrite_controls(args.out, json.loads(kept.read_text("utf-8")))
+        return
     bad = json.loads(kept.read_text("utf-8")) if kept.exists() else []
     done: dict[str, Comparison] = {}
     for name, grid in grids(args.runs, seeds, args.kimg, most=args.methods, brief=args.brief):

@@ -86,6 +86,54 @@ def test_duplicated_directions_come_out_bad_and_everything_is_written(runs, tmp_
     assert all(json.loads(line)["command"].startswith("eigenlens compare") for line in lines)
 
 
+def test_controls_are_rewritten_alone(tmp_path) -> None:
+    before = "# Tables\n\n## eigengan\n\nsome\n\n" + result.CONTROLS + "\n\n| network |\n"
+    (tmp_path / "tables.md").write_text(before, "utf-8")
+    (tmp_path / "figures.json").write_text(json.dumps({"rows": [1], "controls": [{"network": "old"}]}), "utf-8")
+    result.rewrite_controls(tmp_path, [{"network": "new", "coverage": 0.5}])
+    tables = (tmp_path / "tables.md").read_text("utf-8")
+    assert tables.startswith(before.partition(result.CONTROLS)[0] + result.CONTROLS)
+    assert "| new | 0.5 |" in tables
+    found = json.loads((tmp_path / "figures.json").read_text("utf-8"))
+    assert found == {"rows": [1], "controls": [{"network": "new", "coverage": 0.5}]}
+
+
+def test_what_tables_leave_out_is_told(tmp_path) -> None:
+    details = {
+        "names": ["L1D1", "L2D1"],
+        "main": ["beard", None],
+        "purity": [0.75, 0.0],
+        "monotonicity": [0.5, None],
+        "side_effects": [None, None],
+        "abstained": [0.25, 0.75],
+        "by_group": {"part": {"share": [0.875, 0.0]}, "colour": {"share": [0.125, 0.0]}},
+    }
+    cell = {"metric": "attribute_matrix_toonfaces_v1", "method": "eigen"}
+    other = {"metric": "effect_orthogonality_v1", "method": "sefa", "calibration": "change"}
+    lines = [
+        {"cell": cell | {"calibration": "native"}, "status": "done", "details": details},
+        {"cell": cell | {"calibration": "change"}, "status": "done", "details": details},
+        {"cell": other, "status": "done", "details": {}},
+    ]
+    assert result.evenness(lines) == [
+        {
+            "method": "eigen",
+            "monotonicity at 2 σ": "0.50",
+            "at change": "0.50",
+            "side effects": "-",
+            "main attributes": "1",
+            "abstained": "0.50",
+        }
+    ]
+    assert result.groups_of(lines) == [
+        {"direction": "L1D1", "main": "beard", "purity": "0.75", "part": "0.88", "colour": "0.12"},
+        {"direction": "L2D1", "main": "-", "purity": "0.00", "part": "0.00", "colour": "0.00"},
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "results.jsonl").write_text(text, "utf-8")
+    assert "| eigen | 0.50 | 0.50 | - | 1 | 0.50 |" in result.told_further(tmp_path)
+
+
 def test_the_best_share_of_an_attribute_is_that_of_its_purest_direction() -> None:
     def line(method: str, moved: list[list[float | None]], calibration: str = "change") -> dict:
         cell = {"metric": "attribute_matrix_pixels_v1", "method": method, "calibration": calibration}
