@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eigenlens.generator import load_generator
 from eigenlens.reader import describe, factor_of, open_reader, read
 from eigenlens.readers.toonfaces import (
     ASSET,
@@ -23,6 +26,9 @@ from eigenlens.readers.toonfaces import (
     truths_of,
 )
 
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(str(Path(__file__).parents[1] / "tools" / "toonfaces"))
+    NO_FACES = importlib.import_module("no_faces")  # no part of the package
 LABELLED = 400
 READABLE = ("background_L", "hair_b", "clothes_a", "skin_tone", "rotation", "scale", "shift_x", "shift_y")
 
@@ -143,6 +149,38 @@ def test_it_abstains_from_what_is_no_face(labelled: tuple[Tensor, dict[str, np.n
     assert read(ToonFaces(), labelled[0]).certain.any(1).float().mean() > 0.97
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_it_abstains_from_what_shuffled_weights_draw(seed: int) -> None:
+    """A negative control: the bundled generator with the entries of each weight in random order."""
+    generator, random = load_generator("toonfaces"), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in generator.network.parameters():
+            weight.copy_(weight.flatten()[torch.randperm(weight.numel(), generator=random)].view_as(weight))
+    assert not read(ToonFaces(), generator.render(generator.sample(32))).certain.any()
+
+
+@pytest.mark.parametrize("kind", NO_FACES.KINDS)
+def test_it_abstains_from_pictures_that_are_no_faces(kind: str, labelled: tuple[Tensor, dict[str, np.ndarray]]) -> None:
+    random = torch.Generator().manual_seed(11)  # others than it was taught
+    pictures = torch.cat([NO_FACES.KINDS[kind](some, random) for some in labelled[0][:48].split(16)])
+    assert pictures.shape == (48, 3, 64, 64)
+    assert pictures.isfinite().all()
+    assert read(ToonFaces(), pictures).certain.any(1).float().mean() < 0.05
+
+
+def test_the_judge_knows_mirrored_small_and_soft_faces(labelled: tuple[Tensor, dict[str, np.ndarray]]) -> None:
+    """It knows faces by their form, not by the pixels of those that it was taught."""
+    ensemble, faces = load_ensemble(), labelled[0]
+    soft = F.interpolate(F.avg_pool2d(faces, 4), size=(64, 64), mode="bilinear")
+    for name, some in {
+        "mirrored": faces.flip(3),
+        "small": F.avg_pool2d(faces, 2),
+        "a quarter of the pixels": soft,
+    }.items():
+        logits = ensemble.judge(to_reader_size(some))[:, 0]
+        assert (logits >= ensemble.calibration.judge).float().mean() > 0.98, name
+
+
 def test_errors_are_calibrated(labelled: tuple[Tensor, dict[str, np.ndarray]]) -> None:
     reading = read(ToonFaces(), labelled[0])
     for name in READABLE:
@@ -166,7 +204,12 @@ def test_the_protocol() -> None:
 
 def test_the_files() -> None:
     assert sum(file.stat().st_size for file in ASSET.iterdir()) <= 4e6
-    held_out = json.loads((ASSET / "scores.json").read_text("utf-8"))["held_out"]
+    scores = json.loads((ASSET / "scores.json").read_text("utf-8"))
+    held_out = scores["held_out"]
+    pictures = scores["off_the_manifold"]  # made of faces that no network saw
+    assert pictures["faces"]["abstains"] < 0.01
+    assert pictures["roughened faces"]["by_the_judge"] < 0.02
+    assert pictures["the bundled generator, its weights shuffled (the judge was taught none)"]["by_the_judge"] > 0.99
     errors = load_ensemble().calibration.error
     assert errors["rotation"] == pytest.approx(held_out["64"]["rotation"]["rmse"])
     card = (ASSET / "README.md").read_text("utf-8")

@@ -14,14 +14,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import no_faces
 import numpy as np
 import torch
+import train_judge
 import train_reader
 from render import render_faces
 from toonface_factors import ABSENT_CODE, FACTORS, Category, Number, applies, sample_factors
 from torch import Tensor
 
-from eigenlens.generator import load_generator
+from eigenlens.generator import Generator, load_generator
+from eigenlens.generators.eigengan import EigenGAN, EigenGANConfig, EigenGANNetwork
+from eigenlens.generators.stylegan2 import StyleGAN2, StyleGAN2Config, StyleGAN2Network
 from eigenlens.reader import factor_of
 from eigenlens.readers import toonfaces
 from eigenlens.readers.toonfaces import ToonFaces, truths_of
@@ -151,13 +155,20 @@ def fill_conditionals(factors: dict[str, np.ndarray], seed: int) -> None:
             values[~shown] = ABSENT_CODE
 
 
-def off_the_manifold(images: np.ndarray) -> dict[str, float]:
-    """Return how often the reader abstains from everything, on faces and on what is none."""
+def off_the_manifold(images: np.ndarray, taught: np.ndarray) -> dict[str, dict[str, float]]:
+    """Return how often the reader abstains from everything, and how often its judge alone makes it, by kind of picture.
+
+    Args:
+        images: faces that no network saw, uint8 [n, 64, 64, 3].
+        taught: faces from which the components of roughened ones come.
+    """
     faces = train_reader.as_seen_at(images, 64)
     random = torch.Generator().manual_seed(0)
     spoilt = train_reader.spoilt(faces, random)
     kinds = ("another face's part", "warped 3-8 px", "blurred 24 times", "noise", "two faces blended")
     sets = {"faces": faces, "faces with sensor noise": (faces + 0.04 * torch.randn(faces.shape, generator=random))}
+    basis, none = train_judge.components(train_reader.as_seen_at(taught, 64)), no_faces.no_faces(faces, random)
+    sets["roughened faces"] = train_judge.roughened(faces, basis, none, random)
     sets |= {kind: spoilt[i::5] for i, kind in enumerate(kinds)}
     generator = load_generator("toonfaces")
     for truncation in (1.0, 0.5):
@@ -165,7 +176,58 @@ def off_the_manifold(images: np.ndarray) -> dict[str, float]:
         sets[name] = generator.render(generator.sample(500, truncation=truncation))
     sets["uniform noise"] = torch.rand(500, 3, 64, 64, generator=random) * 2 - 1
     sets["one colour"] = (torch.rand(500, 3, 1, 1, generator=random) * 2 - 1).expand(-1, -1, 64, 64)
-    return {name: 1 - float(read_all(some)[1].any(1).float().mean()) for name, some in sets.items()}
+    for name, kind in no_faces.KINDS.items():
+        sets[f"no faces: {name}"] = torch.cat([kind(some, random) for some in faces[:320].split(16)])
+    for name, networks in UNTAUGHT.items():
+        drawn = [each.render(each.sample(40)) for each in map(networks, range(8))]
+        sets[f"{name} (the judge was taught none)"] = torch.cat(drawn)
+    judge, threshold = toonfaces.load_ensemble().judge, toonfaces.load_ensemble().calibration.judge
+    found = {}
+    for name, some in sets.items():
+        with torch.inference_mode():
+            seen = [judge(toonfaces.to_reader_size(each))[:, 0] >= threshold for each in some.split(250)]
+        reads = read_all(some)[1].any(1)
+        found[name] = {
+            "abstains": 1 - float(reads.float().mean()),
+            "by_the_judge": 1 - float(torch.cat(seen).float().mean()),
+        }
+    return found
+
+
+# --- networks that learnt nothing -------------------------------------------------------------------------------------
+
+
+def shuffled_generator(seed: int) -> Generator:
+    """Return the bundled generator with the entries of every weight in random order, each tensor by itself."""
+    generator, random = load_generator("toonfaces"), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in generator.network.parameters():
+            weight.copy_(weight.flatten()[torch.randperm(weight.numel(), generator=random)].view_as(weight))
+    return generator
+
+
+def untrained_eigengan(seed: int) -> Generator:
+    """Return an EigenGAN of 64 px as it is before training."""
+    torch.manual_seed(seed)
+    return EigenGAN(EigenGANNetwork(EigenGANConfig(64, noise_dim=32, base_channels=8)).eval(), name="untrained")
+
+
+def untrained_stylegan2(seed: int) -> Generator:
+    """Return a StyleGAN2 of 64 px whose weights are all random."""
+    torch.manual_seed(seed)
+    network = StyleGAN2Network(StyleGAN2Config((32, 32, 32, 16, 16), (32, 32), z_dim=32)).eval()
+    with torch.no_grad():
+        for each in (*network.parameters(), *network.buffers()):
+            each.normal_(std=max(1, each[0].numel()) ** -0.5 if each.ndim > 1 else 0.2)
+    return StyleGAN2(network, name="untrained")
+
+
+UNTAUGHT = {
+    "the bundled generator, its weights shuffled": shuffled_generator,
+    "untrained EigenGANs": untrained_eigengan,
+    "untrained StyleGAN2s": untrained_stylegan2,
+}
+"""Networks of kinds that the judge never saw, by seed."""
 
 
 # --- the card ---------------------------------------------------------------------------------------------------------
@@ -198,8 +260,9 @@ def tables(scores: Mapping[str, Any]) -> str:
             f"| {name} | {row['accuracy']:.1%}{mark} | {small['accuracy']:.1%} | {row['chance']:.0%} | "
             f"{row['above_0.8']:.0%} | {row['accuracy_where_above_0.8']:.1%} |"
         )
-    lines += ["", "| pictures | abstains from everything |", "|---|---|"]
-    lines += [f"| {name} | {share:.1%} |" for name, share in scores["abstains"].items()]
+    lines += ["", "| pictures | abstains from everything | by the judge alone |", "|---|---|---|"]
+    for name, row in scores["off_the_manifold"].items():
+        lines.append(f"| {name} | {row['abstains']:.1%} | {row['by_the_judge']:.1%} |")
     lines += [
         "",
         "| factor that differs | its reading changes | readings that change most beside it |",
@@ -241,7 +304,7 @@ def main() -> None:
     config_file.write_text(json.dumps(config, indent=1) + "\n", "utf-8")
     differs, read_names, change = cross_talk(args.seed)
     talk = {"differs": differs, "read": read_names, "change": [[round(float(v), 4) for v in row] for row in change]}
-    scores = {"held_out": rows, "abstains": off_the_manifold(some[:1000]), "cross_talk": talk}
+    scores = {"held_out": rows, "off_the_manifold": off_the_manifold(some[:1000], images[:4000]), "cross_talk": talk}
     (toonfaces.ASSET / "scores.json").write_text(json.dumps(scores, indent=1) + "\n", "utf-8")
     for page in (toonfaces.ASSET / "README.md", DOCS):
         head, _, rest = page.read_text("utf-8").partition(BEGIN)

@@ -4,7 +4,8 @@ The networks see rendered faces alone, degraded in ways that leave the factors r
 resolution, slight warps) and in ways that do not (two faces blended, parts of another face, strong warps, blur and
 noise): of the latter they learn only that they are none. The networks of the second look see windows of faces placed by
 their true pose, off by as much as the first look errs. Run the same command again and it goes on where it stopped.
-When all are trained, their errors on faces that none saw calibrate the confidence, and all is written to --out.
+When all are trained, their errors on faces that none saw calibrate the confidence, and all is written to --out. The
+reader opens once `train_judge.py` has put its judge beside them.
 """
 
 from __future__ import annotations
@@ -350,7 +351,7 @@ def write_asset(run: Path, out: Path, data: tuple[np.ndarray, Tensor, Tensor], h
     parents |= {f"{SHOWN_END}_{axis}": parents["background2_L"] for axis in "Lab"}
     units = {name: table.get(name, {}).get("unit", "CIELAB") for name in heads.numbers}
     config = {
-        "format": "eigenlens.toonfaces_reader/2",
+        "format": "eigenlens.toonfaces_reader/3",
         "members": len(members),
         "numbers": {
             name: {"low": low, "high": high, "unit": units[name]}

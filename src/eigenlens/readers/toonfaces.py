@@ -170,6 +170,16 @@ LOOKS: Mapping[str, Look] = {
 }
 """Small parts, which a network of the whole picture would have to know at every place, turn and size: a mouth is six
 pixels that differ by a tenth of the range."""
+JUDGE = "judge"
+"""Name of the network that only tells whether there is a face at all."""
+
+
+def judge_network() -> ReaderNetwork:
+    """Build the judge: images [batch, 3, 64, 64] in [-1, 1] -> the logit that there is a face at all [batch, 1].
+
+    It is apart from the members, which know faces and spoilt faces and answer anything on pictures far from both.
+    """
+    return ReaderNetwork(1, width=16, hidden=32)
 
 
 class LookNetwork(nn.Sequential):
@@ -228,6 +238,8 @@ class Calibration:
     """Divisor of the logits of each class factor."""
     face: float
     """Probability of being a face below which the reader abstains from everything."""
+    judge: float
+    """Logit of the judge below which there is no face at all."""
     error: Mapping[str, float]
     """Standard error of each attribute on rendered faces."""
 
@@ -245,6 +257,8 @@ class Ensemble:
     """Networks of the whole picture."""
     looks: Mapping[str, nn.Module]
     """Networks of the second look, by the names of `LOOKS`."""
+    judge: nn.Module
+    """The network that tells whether there is a face at all."""
     calibration: Calibration
     given: tuple[str, ...]
     """Factors that the reader gives: those that it reads well enough."""
@@ -255,7 +269,7 @@ class Ensemble:
         Returns:
             Means and standard deviations of the numbers in their units [batch, numbers]; by class factor the
             probabilities [batch, categories] and how far the members are apart in them [batch]; and the probability
-            of being a face [batch].
+            of being a face [batch], which is 0 where the judge sees none.
         """
         seen = to_reader_size(images).contiguous(memory_format=torch.channels_last)
         answers = ask(self.members, self.looks, self.heads, seen)
@@ -270,8 +284,9 @@ class Ensemble:
             chances[name] = each.mean(0)
             apart[name] = (each - each.mean(0)).abs().amax((0, 2))
         face = torch.stack([each[3] for each in answers]).sigmoid().mean(0)
-        face = torch.where(seen.flatten(2).std(2).amax(1) >= FLATTEST, face, 0.0)
-        return value, deviation, chances, apart, face
+        is_there = self.judge(seen)[:, 0] >= self.calibration.judge
+        is_there &= seen.flatten(2).std(2).amax(1) >= FLATTEST
+        return value, deviation, chances, apart, torch.where(is_there, face, 0.0)
 
 
 @lru_cache(maxsize=2)
@@ -294,24 +309,31 @@ def load_ensemble(folder: Path = ASSET) -> Ensemble:
         {name: row["unit"] for name, row in config["numbers"].items()},
         members,
         looks,
+        judge_of(tensors),
         Calibration(**config["calibration"]),
         tuple(config["given"]),
     )
 
 
+def filled(network: nn.Module, name: str, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Fill a network from the tensors called `name.*`, for answering alone."""
+    prefix = f"{name}."
+    mine = {key.removeprefix(prefix): value.float() for key, value in tensors.items() if key.startswith(prefix)}
+    counters = {key: value for key, value in network.state_dict().items() if key.endswith("num_batches_tracked")}
+    network.load_state_dict(counters | mine)
+    return network.eval().requires_grad_(False)
+
+
 def networks_of(tensors: Mapping[str, Tensor], heads: Heads) -> tuple[tuple[nn.Module, ...], dict[str, nn.Module]]:
     """Build the members from tensors called `member0.*`, `member1.*`, ..., and the looks from `face.*`, `bust.*`."""
+    names = sorted({key.partition(".")[0] for key in tensors} - {*LOOKS, JUDGE})
+    looks = {name: filled(LookNetwork(look, heads.classes), name, tensors) for name, look in LOOKS.items()}
+    return tuple(filled(ReaderNetwork(heads.n_outputs), name, tensors) for name in names), looks
 
-    def filled(network: nn.Module, name: str) -> nn.Module:
-        prefix = f"{name}."
-        mine = {key.removeprefix(prefix): value.float() for key, value in tensors.items() if key.startswith(prefix)}
-        counters = {key: value for key, value in network.state_dict().items() if key.endswith("num_batches_tracked")}
-        network.load_state_dict(counters | mine)
-        return network.eval().requires_grad_(False)
 
-    names = sorted({key.partition(".")[0] for key in tensors} - set(LOOKS))
-    looks = {name: filled(LookNetwork(look, heads.classes), name) for name, look in LOOKS.items()}
-    return tuple(filled(ReaderNetwork(heads.n_outputs), name) for name in names), looks
+def judge_of(tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Build the judge from tensors called `judge.*`."""
+    return filled(judge_network(), JUDGE, tensors)
 
 
 @lru_cache(maxsize=2)
@@ -326,9 +348,9 @@ class ToonFaces:
 
     A factor with categories gives one truth each (`hair_style=bun`); one that is there or not gives one (`beard`). What
     shows only under another factor (the style of a beard) is the probability that both hold, and the reader abstains
-    from it where the other is not there. It abstains from everything where the picture does not look like a toon
-    face, from a number where the expected error is above half of the number's spread, and from truths on which the
-    networks are more than 0.3 apart. docs/readers.md has its scores on faces that it never saw.
+    from it where the other is not there. It abstains from everything where its judge sees no face at all or its members
+    hold the picture for a spoilt one, from a number where the expected error is above half of the number's spread, and
+    from truths on which the networks are more than 0.3 apart. docs/readers.md has its scores on faces that none saw.
     """
 
     name: ClassVar[str] = "toonfaces"
