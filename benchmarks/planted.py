@@ -4,17 +4,20 @@ A renderer draws a blob whose x, y, size, hue and angle live in a rotated subspa
 
 `span`: `voynov` in 32 dimensions, in three rounds; `--rounds 1,3` adds one, of equal directions and steps. The
 figures are the principal angles between the factors' subspace and the span of the directions, beside those of random
-frames, and each factor's largest |cos| with one direction; the loss leaves rotations free, so that these need not be 1.
+frames, each factor's angle to that span, and its largest |cos| with one direction; the loss leaves rotations free, so
+that these need not be 1.
 
 `bent`: the factors turn into each other along the way, in 12 dimensions. `voynov` and `warped` take equal steps; the
 figure is `recovery`, a fresh network's accuracy.
 
-Cells and their runs are kept in the work folder: the command goes on where it was stopped.
+A cell that the results file holds under the same settings and steps is taken up from there. The runs of the others are
+kept in the work folder: the command goes on where it was stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -39,12 +42,16 @@ from eigenlens.metrics.recovery import Recovery
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from blobs import FACTORS, blobs
 
+Cell = dict[str, Any]
+Key = tuple[str, str, int, int]
+"""Part, what, steps, seed."""
 RESULTS = Path(__file__).parent / "results" / "planted.json"
 COMMON: dict[str, Any] = {"learning_rate": 3e-3, "shift": 3.0, "learn_in": "fp32", "patience": 0}
 SPAN = COMMON | {"n_directions": 12, "shift_weight": 1.0, "noise": 0.5, "body": "resnet", "width": 0.25}
 SPAN_STEPS = 3000
 BENT = COMMON | {"n_directions": 5, "noise": 0.2, "body": "lenet", "width": 2.0}
 BENT_STEPS = 1500
+N_DIPOLES = 8
 SCORE = Recovery(n_codes=150, n_moves=8, n_tests=200, n_epochs=8)
 BEND = 0.5
 """Radians per σ."""
@@ -56,7 +63,12 @@ def measure(vectors: Tensor, axes: Tensor) -> dict[str, Any]:
     """Compare directions [k, dim] with the factors' axes [5, dim]."""
     cosines = torch.nn.functional.normalize(vectors, dim=1) @ axes.T  # [k, 5]
     largest = cosines.abs().amax(0).tolist()
-    return {"angles": principal_angles(vectors, axes).tolist(), "largest_cos": dict(zip(FACTORS, largest, strict=True))}
+    apart = [float(principal_angles(axis[None], vectors)) for axis in axes]
+    return {
+        "angles": principal_angles(vectors, axes).tolist(),
+        "factor_angles": dict(zip(FACTORS, apart, strict=True)),
+        "largest_cos": dict(zip(FACTORS, largest, strict=True)),
+    }
 
 
 def run_span(rounds: int, seed: int, run: Path, steps: int) -> dict[str, Any]:
@@ -69,23 +81,37 @@ def run_span(rounds: int, seed: int, run: Path, steps: int) -> dict[str, Any]:
 def run_bent(kind: str, seed: int, run: Path, steps: int) -> dict[str, Any]:
     """Fit one set where axes are bent, and score it."""
     g, _ = blobs(bend=BEND, resolution=16, dim=12)
-    method = Voynov(n_steps=steps, **BENT) if kind == "voynov" else Warped(n_steps=steps, n_dipoles=8, **BENT)
+    method = Voynov(n_steps=steps, **BENT) if kind == "voynov" else Warped(n_steps=steps, n_dipoles=N_DIPOLES, **BENT)
     found = method.fit(g, seed=seed, run=run)
     score = SCORE.score(g, found, seed=seed)
     return {"recovery": score.value, "random": score.details["random"], "held_out": float(found.importance.mean())}
 
 
-def run_cell(part: str, what: Any, seed: int, work: Path, steps: int) -> None:
-    """Run one cell, unless it is there."""
-    place = work / f"{part}-{what}-{seed}"
-    if (place / "cell.json").exists():
-        return
+def run_cell(part: str, what: Any, seed: int, work: Path, steps: int) -> Cell:
+    """Run one cell."""
     cpu = time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of duplicates, which the figures tell
-        figures = (run_span if part == "span" else run_bent)(what, seed, place / "run", steps)
+        run = work / f"{part}-{what}-{seed}-{steps}"
+        figures = (run_span if part == "span" else run_bent)(what, seed, run, steps)
     cell = {"part": part, "what": what, "seed": seed, "steps": steps, **figures}
-    write_json(place / "cell.json", cell | {"cpu_s": time.process_time() - cpu}, force=True)
+    return cell | {"cpu_s": time.process_time() - cpu, "settings": settings_of(part), "machine": machine()}
+
+
+def settings_of(part: str) -> dict[str, Any]:
+    """Return what fixes a cell beside what it is of, its seed and its steps."""
+    return SPAN if part == "span" else BENT | {"n_dipoles": N_DIPOLES, "bend": BEND}
+
+
+def key_of(cell: Cell) -> Key:
+    """Return what tells cells apart, in the order in which they are listed."""
+    return cell["part"], str(cell["what"]), cell["steps"], cell["seed"]
+
+
+def taken_up(path: Path) -> dict[Key, Cell]:
+    """Read the cells of a results file that were measured by the settings of now."""
+    cells = json.loads(path.read_text("utf-8"))["cells"] if path.exists() else []
+    return {key_of(cell): cell for cell in cells if cell["settings"] == settings_of(cell["part"])}
 
 
 def chance() -> list[float]:
@@ -96,25 +122,34 @@ def chance() -> list[float]:
     return torch.stack([principal_angles(frame, axes) for frame in frames]).mean(0).tolist()
 
 
-def print_tables(cells: list[dict[str, Any]], by_chance: list[float]) -> None:
+def by_factor(figures: dict[str, float], form: str) -> str:
+    """Return a figure of each factor, in their order."""
+    return ", ".join(form.format(figures[name]) for name in FACTORS)
+
+
+def print_tables(cells: list[Cell], by_chance: list[float]) -> None:
     """Print what was found, a line a cell."""
-    print("\n| voynov | seed | span, degrees | largest \\|cos\\| of " + ", ".join(FACTORS) + " |\n|---|---|---|---|")
+    names = ", ".join(FACTORS)
+    print(f"\n| voynov | seed | span, degrees | of it {names}, degrees | largest \\|cos\\| of {names} |")
+    print("|---" * 5 + "|")
     for cell in (each for each in cells if each["part"] == "span"):
-        angles = ", ".join(f"{angle:.0f}" for angle in cell["angles"])
-        cosines = ", ".join(f"{cell['largest_cos'][name]:.2f}" for name in FACTORS)
-        print(f"| {cell['what']} round{'s' * (cell['what'] > 1)} | {cell['seed']} | {angles} | {cosines} |")
-    print(f"| random frames | mean of {FRAMES} | {', '.join(f'{angle:.0f}' for angle in by_chance)} | |")
-    bent = {(cell["what"], cell["seed"]): cell for cell in cells if cell["part"] == "bent"}
-    seeds = sorted({seed for kind, seed in bent if {("voynov", seed), ("warped", seed)} <= set(bent)})
-    print("\n| bent, seed | voynov | warped | difference | random |\n|---|---|---|---|---|")
-    gaps = [bent["warped", seed]["recovery"] - bent["voynov", seed]["recovery"] for seed in seeds]
-    for seed, gap in zip(seeds, gaps, strict=True):
-        straight, curved = (bent[kind, seed] for kind in ("voynov", "warped"))
-        figures = f"{straight['recovery']:.3f} | {curved['recovery']:.3f} | {gap:+.3f} | {straight['random']:.3f}"
-        print(f"| {seed} | {figures} |")
+        angles = ", ".join(f"{angle:.1f}" for angle in cell["angles"])
+        apart = by_factor(cell["factor_angles"], "{:.1f}") if "factor_angles" in cell else ""
+        rounds = f"{cell['what']} round{'s' * (cell['what'] > 1)} of {cell['steps'] // cell['what']} steps"
+        print(f"| {rounds} | {cell['seed']} | {angles} | {apart} | {by_factor(cell['largest_cos'], '{:.2f}')} |")
+    print(f"| random frames | mean of {FRAMES} | {', '.join(f'{angle:.0f}' for angle in by_chance)} | | |")
+    bent = {(cell["what"], (cell["steps"], cell["seed"])): cell for cell in cells if cell["part"] == "bent"}
+    print("\n| bent, steps | seed | voynov | warped | difference | random |")
+    print("|---" * 6 + "|")
+    gaps = []
+    for steps, seed in sorted(key for what, key in bent if what == "voynov" and ("warped", key) in bent):
+        straight, curved = (bent[what, (steps, seed)] for what in ("voynov", "warped"))
+        gaps.append(curved["recovery"] - straight["recovery"])
+        figures = f"{straight['recovery']:.3f} | {curved['recovery']:.3f} | {gaps[-1]:+.3f} | {straight['random']:.3f}"
+        print(f"| {steps} | {seed} | {figures} |")
     if len(gaps) > 1:
         error = statistics.stdev(gaps) / len(gaps) ** 0.5
-        print(f"\nwarped - voynov: {statistics.mean(gaps):+.3f}, standard error {error:.3f}, {len(gaps)} seeds")
+        print(f"\nwarped - voynov: {statistics.mean(gaps):+.3f}, standard error {error:.3f}, {len(gaps)} pairs")
 
 
 def main() -> None:
@@ -131,20 +166,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     runtime.set_threads(options.threads)
-    if "span" in options.parts.split(","):
-        for rounds in map(int, options.rounds.split(",")):
-            for seed in parse_seeds(options.span_seeds):
-                run_cell("span", rounds, seed, options.work, options.span_steps)
-    if "bent" in options.parts.split(","):
-        for seed in parse_seeds(options.bent_seeds):
-            for kind in ("voynov", "warped"):
-                run_cell("bent", kind, seed, options.work, options.bent_steps)
-    cells = [json.loads(path.read_text("utf-8")) for path in sorted(options.work.glob("*/cell.json"))]
-    settings = {"span": SPAN, "bent": BENT | {"n_dipoles": 8, "bend": BEND}}
-    about = {"machine": machine(), "settings": settings}
+    cells = taken_up(options.out)
     by_chance = chance()
-    print_tables(cells, by_chance)
-    write_json(options.out, {"about": about, "random_frames": by_chance, "cells": cells}, force=True)
+    for part, whats, seeds, steps in (
+        ("span", [int(each) for each in options.rounds.split(",")], options.span_seeds, options.span_steps),
+        ("bent", ["voynov", "warped"], options.bent_seeds, options.bent_steps),
+    ):
+        for seed, what in itertools.product(parse_seeds(seeds), whats):
+            key = key_of({"part": part, "what": what, "seed": seed, "steps": steps})
+            if part in options.parts.split(",") and key not in cells:
+                cells[key] = run_cell(part, what, seed, options.work, steps)
+                in_order = [cells[each] for each in sorted(cells)]
+                write_json(options.out, {"random_frames": by_chance, "cells": in_order}, force=True)
+    print_tables([cells[each] for each in sorted(cells)], by_chance)
 
 
 if __name__ == "__main__":

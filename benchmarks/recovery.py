@@ -1,13 +1,14 @@
 """How well a network that never saw them can tell a method's directions apart: `python -m benchmarks.recovery`.
 
-    python -m benchmarks.recovery --generators toonfaces --methods voynov,random --seeds 0-2
+    python -m benchmarks.recovery --generators toonfaces --methods voynov,sefa --seeds 0-2
     python -m benchmarks.recovery --table      # prints what is there
 
 Every cell (generator, method, seed) fits directions and scores them with the metric; the seed fixes the fit and the
-measurement. All methods that train take the same number of steps, few enough that two cores are done with three seeds
-of everything in an hour; the metric is the small one for the same reason. Cells are kept in the work folder as they are
-finished, those of methods that train with their run, so that the command goes on where it was stopped. The results file
-holds all cells; the table is made from it. A sheet of each method's strips (seed 0) is drawn beside it.
+measurement. All methods that train take the same number of steps, and the metric is the small one, so that two cores
+are done with everything in hours. The results file holds all cells, each with its settings, weights and machine, and
+the table is made from it. A cell that stands there under the settings of now is taken up; one of others is measured
+anew and takes its place. What was fitted is kept in the work folder, that of methods that train with its run, so that
+the command goes on where it was stopped; a sheet of each method's strips (seed 0) is drawn there.
 
 The MNIST DCGAN is not part of the project: its file is found through EIGENLENS_REFERENCE.
 """
@@ -15,10 +16,12 @@ The MNIST DCGAN is not part of the project: its file is found through EIGENLENS_
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +32,19 @@ from eigenlens import images, runtime
 from eigenlens.commands.words import parse_seeds
 from eigenlens.directions import Directions
 from eigenlens.effect import equal_change
-from eigenlens.errors import Unsupported
+from eigenlens.errors import Unsupported, UserError
 from eigenlens.files import write_json
 from eigenlens.generator import Generator, load_generator
-from eigenlens.method import METHODS
+from eigenlens.method import METHODS, provenance
 from eigenlens.metric import METRICS
 from eigenlens.sheet import sheet
 
+Cell = dict[str, Any]
+Key = tuple[str, str, int]
+"""Generator, method, seed."""
 RESULTS = Path(__file__).parent / "results" / "recovery.json"
 K = 24
-STEPS = 400
+STEPS = 1200
 """Steps of the methods that train."""
 LEARNED: dict[str, dict[str, Any]] = {
     "voynov": {},
@@ -54,6 +60,8 @@ CLOSED: dict[str, dict[str, Any]] = {
 }
 SHOWN = 10
 """Directions on a sheet."""
+BASELINES = ("random", "axes")
+"""Of which every score holds the recovery beside its own."""
 
 
 def open_generator(name: str) -> Generator:
@@ -74,23 +82,97 @@ def make_method(name: str, steps: int) -> Any:
     return kind(**(settings | LEARNED[name]))
 
 
-def run_cell(generator: Generator, name: str, method: str, seed: int, metric: str, work: Path, steps: int) -> None:
-    """Fit and score one cell, unless it is there."""
-    place = work / f"{name}-{method}-{seed}"
-    scored = place / f"{metric}.json"
-    if scored.exists():
-        return
-    start, cpu = time.perf_counter(), time.process_time()
-    file = place / "directions.safetensors"
+def settings_of(method: Any, generator: Generator) -> dict[str, Any]:
+    """Return the fields of a method as results hold them."""
+    return json.loads(json.dumps(dict(provenance(method, generator, 0).arguments)))
+
+
+def is_current(cell: Cell, method: Any, generator: Generator) -> bool:
+    """Return whether a cell is of this method and these weights.
+
+    The oldest cells say no weights, and lack fields of methods that came later, which had their defaults.
+    """
+    known = settings_of(type(method)(), generator) | cell["arguments"]
+    return (
+        known == settings_of(method, generator) and cell.get("weights", generator.weight_hash) == generator.weight_hash
+    )
+
+
+def run_cell(generator: Generator, name: str, method: Any, seed: int, metric: str, work: Path) -> Cell:
+    """Fit and score one cell, going on from what the work folder holds of it.
+
+    Raises:
+        UserError: where that is of other settings.
+    """
+    place = work / f"{name}-{method.name}-{seed}"
+    file, scored, fit = (place / each for each in ("directions.safetensors", f"{metric}.json", "fit.json"))
     if file.exists():
-        found, taken = Directions.load(file, generator=generator), None
+        found = Directions.load(file, generator=generator)
     else:
-        found = make_method(method, steps).fit(generator, seed=seed, run=place / "run")
-        taken = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
+        start, cpu = time.perf_counter(), time.process_time()
+        found = method.fit(generator, seed=seed, run=place / "run")
+        taken = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu, "machine": machine()}
+        write_json(fit, taken)
         found.save(file)
-        write_json(place / "fit.json", taken)
-    score = METRICS[metric]().score(generator, found, seed=seed)
-    write_json(scored, score.to_json())
+    if not scored.exists():
+        write_json(scored, METRICS[metric]().score(generator, found, seed=seed).to_json())
+    cell = cell_of(name, json.loads(scored.read_text("utf-8")), json.loads(fit.read_text("utf-8")))
+    if not is_current(cell, method, generator):
+        raise UserError(f"{place} holds {method.name} of other settings; remove it, or give another --work")
+    return cell
+
+
+def cell_of(generator: str, score: dict[str, Any], fit: dict[str, Any]) -> Cell:
+    """Return what the results file holds of one score and its fit."""
+    details, directions = score["details"], score["directions"]
+    return {
+        "generator": generator, "method": directions["method"], "seed": score["seed"], "recovery": score["value"],
+        "interval": details["interval"], "chance": details["chance"],
+        **{name: details[name] for name in BASELINES}, "k": directions["k"],
+        "at_chance": len(details["at_chance"]), "alike": len(details["alike"]), "reached": sum(details["reached"]),
+        "fit_cpu_seconds": fit["cpu_seconds"], "arguments": directions["arguments"],
+        "weights": score["generator"]["weights"], "machine": fit["machine"],
+    }  # fmt: skip
+
+
+def taken_up(path: Path, metric: str) -> dict[Key, Cell]:
+    """Read the cells of a results file.
+
+    Raises:
+        UserError: where they were scored by another metric.
+    """
+    if not path.exists():
+        return {}
+    kept = json.loads(path.read_text("utf-8"))
+    if kept["metric"] != metric:
+        raise UserError(f"{path} holds cells of {kept['metric']}, not of {metric}; give another --out")
+    return {(cell["generator"], cell["method"], cell["seed"]): cell for cell in kept["cells"]}
+
+
+def in_order(cells: Iterable[Cell]) -> list[Cell]:
+    """Sort cells by generator, method as listed, and seed."""
+    methods = [*LEARNED, *CLOSED]
+    return sorted(cells, key=lambda cell: (cell["generator"], methods.index(cell["method"]), cell["seed"]))
+
+
+def baselines_of(cells: Iterable[Cell]) -> list[Cell]:
+    """Return cells of the baselines: every score of K directions holds both, and the seed alone fixes them.
+
+    Processors round differently, so that one seed may have several; the mean counts.
+    """
+    found: dict[Key, list[float]] = {}
+    chance = {}
+    for cell in (each for each in cells if each["k"] == K):
+        chance[cell["generator"]] = cell["chance"]
+        for name in BASELINES:
+            found.setdefault((cell["generator"], name, cell["seed"]), []).append(cell[name])
+    return [
+        {
+            "generator": generator, "method": name, "seed": seed, "recovery": statistics.mean(set(values)), "k": K,
+            "chance": chance[generator],
+        }
+        for (generator, name, seed), values in found.items()
+    ]  # fmt: skip
 
 
 def draw_sheets(generator: Generator, name: str, methods: list[str], work: Path) -> None:
@@ -105,55 +187,27 @@ def draw_sheets(generator: Generator, name: str, methods: list[str], work: Path)
         images.save(sheet(generator, spans, generator.sample(2, seed=7), title=f"{name}  {method}"), picture)
 
 
-def collect(work: Path, metric: str) -> list[dict[str, Any]]:
-    """Read every finished cell."""
-    cells = []
-    baselines: dict[tuple[str, str, int, int], dict[str, Any]] = {}
-    for scored in sorted(work.glob(f"*/{metric}.json")):
-        generator, _, rest = scored.parent.name.partition("-")
-        method, _, seed = rest.rpartition("-")
-        score, fit = json.loads(scored.read_text("utf-8")), scored.parent / "fit.json"
-        details = score["details"]
-        cells.append(
-            {
-                "generator": generator, "method": method, "seed": int(seed), "recovery": score["value"],
-                "interval": details["interval"], "chance": details["chance"], "random": details["random"],
-                "axes": details["axes"], "k": score["directions"]["k"], "at_chance": len(details["at_chance"]),
-                "alike": len(details["alike"]), "reached": sum(details["reached"]),
-                "fit_cpu_seconds": json.loads(fit.read_text("utf-8"))["cpu_seconds"] if fit.exists() else None,
-                "arguments": score["directions"]["arguments"],
-            }
-        )  # fmt: skip
-        if cells[-1]["k"] == K:  # every score measures both baselines of its size and seed
-            for name in ("random", "axes"):
-                baselines[generator, name, int(seed), K] = {
-                    "generator": generator, "method": name, "seed": int(seed), "recovery": details[name], "k": K,
-                    "chance": details["chance"],
-                }  # fmt: skip
-    return cells + list(baselines.values())
-
-
-def print_table(cells: list[dict[str, Any]]) -> None:
+def print_table(cells: list[Cell]) -> None:
     """Print means over seeds, best first."""
     for generator in dict.fromkeys(cell["generator"] for cell in cells):
-        rows = []
         mine = [cell for cell in cells if cell["generator"] == generator]
-        for method in dict.fromkeys(cell["method"] for cell in mine):
-            some = [cell for cell in mine if cell["method"] == method]
-            values = [cell["recovery"] for cell in some]
-            rows.append((statistics.mean(values), min(values), max(values), method, some))
-        print(f"\n| {generator} | k | seeds | recovery | range | at chance | alike | fit, CPU s |")
+        by_method = [[cell for cell in mine if cell["method"] == name] for name in {c["method"] for c in mine}]
+        names = ("at_chance", "alike", "fit_cpu_seconds")
+        print(f"\n| {generator} | k | recovery of seeds | mean | above random | at chance | alike | fit, CPU s |")
         print("|---" * 8 + "|")
-        for mean, low, high, method, some in sorted(rows, key=lambda row: -row[0]):
-            figures = [
-                "" if any(cell.get(name) is None for cell in some) else f"{statistics.mean(c[name] for c in some):.1f}"
-                for name in ("at_chance", "alike", "fit_cpu_seconds")
-            ]
-            print(
-                f"| {method} | {some[0]['k']} | {len(some)} | {mean:.3f} | {low:.3f} to {high:.3f} | "
-                f"{' | '.join(figures)} |"
-            )
+        for some in sorted(by_method, key=lambda each: -mean_of(each, "recovery")):
+            some = sorted(some, key=lambda cell: cell["seed"])
+            seeds = ", ".join(f"{cell['seed']}: {cell['recovery']:.3f}" for cell in some)
+            above = f"{mean_of(some, 'recovery') - mean_of(some, 'random'):+.3f}" if "random" in some[0] else ""
+            figures = [f"{mean_of(some, name):.1f}" if name in some[0] else "" for name in names]
+            told = [str(some[0]["k"]), seeds, f"{mean_of(some, 'recovery'):.3f}", above, *figures]
+            print(f"| `{some[0]['method']}` | {' | '.join(told)} |")
         print(f"\nchance {mine[0]['chance']:.3f}")
+
+
+def mean_of(cells: list[Cell], name: str) -> float:
+    """Return the mean of a figure over cells."""
+    return statistics.mean(cell[name] for cell in cells)
 
 
 def main() -> None:
@@ -170,21 +224,23 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only print what is there")
     arguments = parser.parse_args()
     runtime.set_threads(arguments.threads)
-    methods = arguments.methods.split(",")
+    cells = taken_up(arguments.out, arguments.metric)
+    methods = {name: make_method(name, arguments.steps) for name in arguments.methods.split(",")}
     for name in [] if arguments.table else arguments.generators.split(","):
         generator = open_generator(name)
-        for method in methods:
-            for seed in parse_seeds(arguments.seeds):
-                try:
-                    run_cell(generator, name, method, seed, arguments.metric, arguments.work, arguments.steps)
-                except Unsupported as reason:
-                    print(f"{name} {method}: n/a ({reason})")
-        draw_sheets(generator, name, methods, arguments.work)
-    cells = collect(arguments.work, arguments.metric)
-    about = {"command": "python -m benchmarks.recovery", "metric": arguments.metric, "machine": machine()}
-    if cells:
-        print_table(cells)
-        write_json(arguments.out, {"about": about, "cells": cells}, force=True)
+        for (method, settings), seed in itertools.product(methods.items(), parse_seeds(arguments.seeds)):
+            known = cells.get((name, method, seed))
+            if known is not None and is_current(known, settings, generator):
+                continue
+            try:
+                cell = run_cell(generator, name, settings, seed, arguments.metric, arguments.work)
+            except Unsupported as reason:
+                print(f"{name} {method}: n/a ({reason})")
+                continue
+            cells[name, method, seed] = cell
+            write_json(arguments.out, {"metric": arguments.metric, "cells": in_order(cells.values())}, force=True)
+        draw_sheets(generator, name, list(methods), arguments.work)
+    print_table([*cells.values(), *baselines_of(cells.values())])
 
 
 if __name__ == "__main__":

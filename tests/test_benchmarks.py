@@ -175,17 +175,71 @@ def test_planted_directions_are_measured(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert perfect["largest_cos"]["hue"] == pytest.approx(1.0, abs=1e-5)
     assert rotated["largest_cos"]["hue"] < 0.99
     assert max(useless["largest_cos"].values()) < 1e-5
-    cell = {"steps": 1, "cpu_s": 0.0, "random": 0.5, "held_out": 0.5}
+    cell = {"steps": 1, "random": 0.5}
     cells = [
         {"part": "bent", "what": kind, "seed": seed, "recovery": value, **cell}
         for kind, values in (("voynov", (0.9, 0.8)), ("warped", (0.8, 0.9)))
         for seed, value in enumerate(values)
     ]
-    planted.print_tables([{"part": "span", "what": 3, "seed": 0, **perfect}, *cells], [10.0, 20.0])
+    planted.print_tables([{"part": "span", "what": 3, "seed": 0, "steps": 900, **perfect}, *cells], [10.0, 20.0])
     told = capsys.readouterr().out
-    assert "| 3 rounds | 0 | 0, 0, 0, 0, 0 | 1.00, 1.00, 1.00, 1.00, 1.00 |" in told
-    assert "| 1 | 0.800 | 0.900 | +0.100 | 0.500 |" in told
-    assert "warped - voynov: +0.000, standard error 0.100, 2 seeds" in told
+    zeros, ones = (", ".join([each] * 5) for each in ("0.0", "1.00"))
+    assert f"| 3 rounds of 300 steps | 0 | {zeros} | {zeros} | {ones} |" in told
+    assert "| 1 | 1 | 0.800 | 0.900 | +0.100 | 0.500 |" in told
+    assert "warped - voynov: +0.000, standard error 0.100, 2 pairs" in told
+
+
+def test_planted_cells_are_taken_up_by_settings_and_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    planted = importlib.import_module("benchmarks.planted")
+    monkeypatch.setattr(planted, "SPAN", planted.SPAN | {"n_directions": 4, "batch": 4})
+    monkeypatch.setattr(planted, "FRAMES", 2)
+    out = tmp_path / "planted.json"
+    words = ["planted", "--parts", "span", "--span-seeds", "0", "--work", str(tmp_path / "runs"), "--out", str(out)]
+
+    def cells(*more: str) -> list[dict]:
+        monkeypatch.setattr(sys, "argv", [*words, *more])
+        planted.main()
+        return json.loads(out.read_text("utf-8"))["cells"]
+
+    first = cells("--rounds", "1", "--span-steps", "2")
+    assert [cell["what"] for cell in first] == [1]
+    second = cells("--rounds", "1,2", "--span-steps", "2")
+    assert second[0] == first[0], "taken up, with the seconds of the first time"
+    assert [(cell["what"], cell["steps"]) for cell in second] == [(1, 2), (2, 2)]
+    assert [cell["steps"] for cell in cells("--rounds", "1", "--span-steps", "3")] == [2, 3, 2]
+    monkeypatch.setattr(planted, "SPAN", planted.SPAN | {"noise": 0.1})
+    assert planted.taken_up(out) == {}
+
+
+def test_recovery_cells_are_taken_up_by_settings_and_weights(
+    eigengan: Generator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    recovery = importlib.import_module("benchmarks.recovery")
+    voynov, longer, sefa = (recovery.make_method(*each) for each in (("voynov", 30), ("voynov", 31), ("sefa", 30)))
+    cell = {
+        "generator": "toy", "method": "voynov", "seed": 0, "recovery": 0.9, "chance": 0.04, "random": 0.5, "axes": 0.2,
+        "k": recovery.K, "at_chance": 1, "alike": 0, "fit_cpu_seconds": 2.0,
+        "arguments": recovery.settings_of(voynov, eigengan), "weights": eigengan.weight_hash,
+    }  # fmt: skip
+    assert recovery.is_current(cell, voynov, eigengan)
+    assert not recovery.is_current(cell, longer, eigengan)
+    assert not recovery.is_current(cell | {"weights": "other"}, voynov, eigengan)
+    assert not recovery.is_current(cell, sefa, eigengan)
+    del cell["arguments"]["rounds"]
+    assert recovery.is_current(cell, voynov, eigengan), "before there were rounds, there was one"
+    out = tmp_path / "recovery.json"
+    cells = [cell, cell | {"method": "sefa", "recovery": 0.5, "random": 0.6}]
+    out.write_text(json.dumps({"metric": "recovery_200_v1", "cells": cells}), "utf-8")
+    assert list(recovery.taken_up(out, "recovery_200_v1")) == [("toy", "voynov", 0), ("toy", "sefa", 0)]
+    with pytest.raises(recovery.UserError, match="recovery_200_v1, not of recovery_2k_v1"):
+        recovery.taken_up(out, "recovery_2k_v1")
+    monkeypatch.setattr(sys, "argv", ["recovery", "--table", "--out", str(out)])
+    recovery.main()
+    told = capsys.readouterr().out
+    assert "| `voynov` | 24 | 0: 0.900 | 0.900 | +0.400 | 1.0 | 0.0 | 2.0 |" in told
+    assert "| `random` | 24 | 0: 0.550 | 0.550 |  |  |  |  |" in told
 
 
 def test_the_docs_quote_the_measured_page_and_films() -> None:
