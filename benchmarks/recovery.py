@@ -31,12 +31,13 @@ from benchmarks._machine import machine
 from eigenlens import images, runtime
 from eigenlens.commands.words import parse_seeds
 from eigenlens.directions import Directions
-from eigenlens.effect import equal_change
+from eigenlens.effect import equal_change, traverse
 from eigenlens.errors import Unsupported, UserError
 from eigenlens.files import write_json
 from eigenlens.generator import Generator, load_generator
 from eigenlens.method import METHODS, provenance
 from eigenlens.metric import METRICS
+from eigenlens.metrics.recovery import BASELINES, FRACTION
 from eigenlens.sheet import sheet
 
 Cell = dict[str, Any]
@@ -60,8 +61,6 @@ CLOSED: dict[str, dict[str, Any]] = {
 }
 SHOWN = 10
 """Directions on a sheet."""
-BASELINES = ("random", "axes")
-"""Of which every score holds the recovery beside its own."""
 
 
 def open_generator(name: str) -> Generator:
@@ -175,16 +174,39 @@ def baselines_of(cells: Iterable[Cell]) -> list[Cell]:
     ]  # fmt: skip
 
 
+def found_at_equal_change(generator: Generator, name: str, method: str, work: Path, n: int) -> Directions | None:
+    """Return the first directions of the fit of seed 0, with limits of equal image change; None where there is none."""
+    file = work / f"{name}-{method}-0" / "directions.safetensors"
+    if not file.exists():
+        return None
+    found = Directions.load(file, generator=generator)[:n]
+    strength = equal_change(generator, found, FRACTION).strength[:, None]
+    return found.with_figures(limits=torch.cat([-strength, strength], dim=1))
+
+
 def draw_sheets(generator: Generator, name: str, methods: list[str], work: Path) -> None:
     """Draw the first directions of each method, from -s to s of equal image change."""
     for method in methods:
-        file, picture = work / f"{name}-{method}-0" / "directions.safetensors", work / f"{name}-{method}.png"
-        if not file.exists() or picture.exists():
+        picture = work / f"{name}-{method}.png"
+        if picture.exists():
             continue
-        found = Directions.load(file, generator=generator)[:SHOWN]
-        strength = equal_change(generator, found, 0.3).strength[:, None]
-        spans = found.with_figures(limits=torch.cat([-strength, strength], dim=1))
-        images.save(sheet(generator, spans, generator.sample(2, seed=7), title=f"{name}  {method}"), picture)
+        found = found_at_equal_change(generator, name, method, work, SHOWN)
+        if found is not None:
+            images.save(sheet(generator, found, generator.sample(2, seed=7), title=f"{name}  {method}"), picture)
+
+
+def draw_picture(generator: Generator, name: str, methods: list[str], work: Path, picture: Path) -> None:
+    """Draw one row a method: a sample, and both ends of its first directions."""
+    codes = generator.sample(1, seed=7)
+    rows, labels = [], []
+    for method in methods:
+        found = found_at_equal_change(generator, name, method, work, SHOWN // 2)
+        if found is not None:
+            ends = [traverse(generator, codes, found, k, found.span(k))[0] for k in range(len(found))]
+            rows.append(torch.cat([generator(codes), *ends]))
+            labels.append(method)
+    if rows:
+        images.save(images.grid(torch.cat(rows), columns=len(rows[0]), row_labels=labels), picture, force=True)
 
 
 def print_table(cells: list[Cell]) -> None:
@@ -193,14 +215,20 @@ def print_table(cells: list[Cell]) -> None:
         mine = [cell for cell in cells if cell["generator"] == generator]
         by_method = [[cell for cell in mine if cell["method"] == name] for name in {c["method"] for c in mine}]
         names = ("at_chance", "alike", "fit_cpu_seconds")
-        print(f"\n| {generator} | k | recovery of seeds | mean | above random | at chance | alike | fit, CPU s |")
-        print("|---" * 8 + "|")
+        print(
+            f"\n| {generator} | k | recovery of seeds | mean | above random | of random's errors | at chance | alike | "
+            "fit, CPU s |"
+        )
+        print("|---" * 9 + "|")
         for some in sorted(by_method, key=lambda each: -mean_of(each, "recovery")):
             some = sorted(some, key=lambda cell: cell["seed"])
             seeds = ", ".join(f"{cell['seed']}: {cell['recovery']:.3f}" for cell in some)
-            above = f"{mean_of(some, 'recovery') - mean_of(some, 'random'):+.3f}" if "random" in some[0] else ""
+            above, share = "", ""
+            if "random" in some[0]:
+                gain = mean_of(some, "recovery") - mean_of(some, "random")
+                above, share = f"{gain:+.3f}", f"{-gain / (1 - mean_of(some, 'random')):+.0%}"
             figures = [f"{mean_of(some, name):.1f}" if name in some[0] else "" for name in names]
-            told = [str(some[0]["k"]), seeds, f"{mean_of(some, 'recovery'):.3f}", above, *figures]
+            told = [str(some[0]["k"]), seeds, f"{mean_of(some, 'recovery'):.3f}", above, share, *figures]
             print(f"| `{some[0]['method']}` | {' | '.join(told)} |")
         print(f"\nchance {mine[0]['chance']:.3f}")
 
@@ -221,6 +249,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--work", type=Path, default=Path("runs/recovery"))
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--picture", type=Path, help="NAME.png: all methods in one, as NAME-GENERATOR.png")
     parser.add_argument("--table", action="store_true", help="only print what is there")
     arguments = parser.parse_args()
     runtime.set_threads(arguments.threads)
@@ -240,6 +269,9 @@ def main() -> None:
             cells[name, method, seed] = cell
             write_json(arguments.out, {"metric": arguments.metric, "cells": in_order(cells.values())}, force=True)
         draw_sheets(generator, name, list(methods), arguments.work)
+        if arguments.picture:
+            picture = arguments.picture.with_stem(f"{arguments.picture.stem}-{name}")
+            draw_picture(generator, name, list(methods), arguments.work, picture)
     print_table([*cells.values(), *baselines_of(cells.values())])
 
 

@@ -238,8 +238,8 @@ def test_recovery_cells_are_taken_up_by_settings_and_weights(
     monkeypatch.setattr(sys, "argv", ["recovery", "--table", "--out", str(out)])
     recovery.main()
     told = capsys.readouterr().out
-    assert "| `voynov` | 24 | 0: 0.900 | 0.900 | +0.400 | 1.0 | 0.0 | 2.0 |" in told
-    assert "| `random` | 24 | 0: 0.550 | 0.550 |  |  |  |  |" in told
+    assert "| `voynov` | 24 | 0: 0.900 | 0.900 | +0.400 | -80% | 1.0 | 0.0 | 2.0 |" in told
+    assert "| `random` | 24 | 0: 0.550 | 0.550 |  |  |  |  |  |" in told
 
 
 def test_the_docs_quote_the_measured_page_and_films() -> None:
