@@ -163,7 +163,7 @@ def baselines_of(cells: Iterable[Cell]) -> list[Cell]:
     chance = {}
     for cell in (each for each in cells if each["k"] == K):
         chance[cell["generator"]] = cell["chance"]
-        for name in BASELINES:
+        for name in [each for each in BASELINES if each in cell]:
             found.setdefault((cell["generator"], name, cell["seed"]), []).append(cell[name])
     return [
         {
