@@ -48,7 +48,7 @@ Key = tuple[str, str, int, int]
 RESULTS = Path(__file__).parent / "results" / "planted.json"
 COMMON: dict[str, Any] = {"learning_rate": 3e-3, "shift": 3.0, "learn_in": "fp32", "patience": 0}
 SPAN = COMMON | {"n_directions": 12, "shift_weight": 1.0, "noise": 0.5, "body": "resnet", "width": 0.25}
-SPAN_STEPS = 3000
+SPAN_STEPS = 4500
 BENT = COMMON | {"n_directions": 5, "noise": 0.2, "body": "lenet", "width": 2.0}
 BENT_STEPS = 1500
 N_DIPOLES = 8
@@ -156,7 +156,7 @@ def main() -> None:
     """Run cells, write the results, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", default="span,bent")
-    parser.add_argument("--span-seeds", default="0-2")
+    parser.add_argument("--span-seeds", default="0-4")
     parser.add_argument("--bent-seeds", default="0-2")
     parser.add_argument("--rounds", default="3")
     parser.add_argument("--span-steps", type=int, default=SPAN_STEPS)
