@@ -157,7 +157,7 @@ def in_order(cells: Iterable[Cell]) -> list[Cell]:
 def baselines_of(cells: Iterable[Cell]) -> list[Cell]:
     """Return cells of the baselines: every score of K directions holds both, and the seed alone fixes them.
 
-    Processors round differently, so that one seed may have several; the mean counts.
+    Runs round differently, so that one seed may have several; the mean counts.
     """
     found: dict[Key, list[float]] = {}
     chance = {}
