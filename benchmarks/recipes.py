@@ -26,7 +26,7 @@ from eigenlens import runtime
 from eigenlens.commands.words import parse_seeds
 from eigenlens.effect import measure_effect
 from eigenlens.files import write_json
-from eigenlens.generator import load_generator
+from eigenlens.generator import Generator, load_generator
 from eigenlens.method import METHODS
 from eigenlens.training.data import open_dataset
 from eigenlens.training.eigengan import configure, strongest_of, train
@@ -42,6 +42,7 @@ FLOOR = {"effect_floor": 0.15}
 RECIPES: dict[str, dict[str, Any]] = {
     "published": {},
     "floor": FLOOR,
+    "no subspaces": {"n_basis": 0, "noise_dim": 82},
     "information": {"information_weight": 1.0},
     "floor and information": FLOOR | {"information_weight": 1.0},
     "equal L": {"importance_init": "equal"},
@@ -57,7 +58,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "batch 64 rate 2e-4": FLOOR | {"batch": 64, "learning_rate": 2e-4},
     "widths x 2": FLOOR | {"base_channels": 32},
 }
-"""Name -> what it changes."""
+"""Name -> what it changes. `no subspaces` has as many numbers, eps' 64 and 3 layers of 6, all at the base."""
 DEAD = 0.05
 """Share of the strongest axis's effect below which an axis counts as dead."""
 
@@ -72,20 +73,26 @@ def measured(run: Path, data: Path) -> dict[str, Any]:
     generator = load_generator(run / "last")
     about = yaml.safe_load((run / "config.yaml").read_text("utf-8"))
     images = open_dataset(data, resolution=generator.resolution, channels=generator.channels, cache=run.parent / "data")
-    axes = METHODS["eigen"](measured=False).fit(generator)
-    effects = measure_effect(generator, axes, n=64, seed=1)
-    layers = generator.own_axes().layers
-    strongest = strongest_of(effects, layers).values()
     levels = data_distance(generator, images, BASE["distance_images"])
     ticks = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
-    return {
+    found = {
         "kimg": about["config"]["kimg"],
         "distance": sum(levels.values()) / len(levels),
+        "seconds": max(tick["seconds"] for tick in ticks if "seconds" in tick),
+    }
+    return found | (of_axes(generator) if any(generator.network.config.bases) else {})
+
+
+def of_axes(generator: Generator) -> dict[str, Any]:
+    """Measure what the axes of a generator do."""
+    axes = METHODS["eigen"](measured=False).fit(generator)
+    effects = measure_effect(generator, axes, n=64, seed=1)
+    strongest = strongest_of(effects, generator.own_axes().layers).values()
+    return {
         "effects": dict(zip(axes.names, effects.tolist(), strict=True)),
         "weakest_layer": min(strongest) / max(strongest),
         "dead_axes": int((effects < DEAD * effects.max()).sum()),
         "axes": len(axes),
-        "seconds": max(tick["seconds"] for tick in ticks if "seconds" in tick),
     }
 
 
@@ -105,8 +112,14 @@ def table(cells: list[dict[str, Any]]) -> str:
         same = [cell for cell in cells if (cell["data"], cell["recipe"]) == (data, recipe)]
         columns = [
             spread([cell["distance"] for cell in same], "{:.1f}"),
-            spread([cell["weakest_layer"] for cell in same], "{:.2f}"),
-            spread([cell["dead_axes"] for cell in same], "{:.0f}") + f" of {same[0]['axes']}",
+            *(
+                [
+                    spread([cell["weakest_layer"] for cell in same], "{:.2f}"),
+                    spread([cell["dead_axes"] for cell in same], "{:.0f}") + f" of {same[0]['axes']}",
+                ]
+                if "axes" in same[0]
+                else ["-", "-"]
+            ),
         ]
         lines.append(f"| {data} | {recipe} | {len(same)} | {' | '.join(columns)} |")
     return "\n".join(lines)
