@@ -1,14 +1,18 @@
 """Questions about EigenGAN's axes, answered by runs of several seeds.
 
-    python -m benchmarks eigengan_questions --runs FOLDER --data toonfaces32.npz --out docs/results/eigengan
+    python -m benchmarks recipes --data toon=toon32.npz --recipes published,floor,no\ subspaces --seeds 0-4
+    python -m benchmarks eigengan_questions --runs runs/recipes --data toon32.npz
 
-FOLDER holds runs of `eigenlens train` whose names end in `-seedK`; what stands before is their group. The groups that
-the questions name are `eigengan-32` (the published start), `eigengan-32-ascending` and `eigengan-32-equal` (another
-initial L), `correlated-32` (data with tied factors), `rare-32` (with rare ones), `twin-32` (no subspaces),
-`toon-published` and `toon-floor` (recipes without and with a floor of effects); further EigenGANs that give axes in
-question 5 come by `--donors`. A question is measured on the runs that are there. Each
-measurement is one line of `results.jsonl`; what stands there for the same weights is not measured again. `tables.md` is
-made from the lines.
+The folder holds the runs of `python -m benchmarks recipes`, DATA-RECIPE-seedK; what stands before `-seedK` is a group. The
+questions are asked of these groups, as far as they are there:
+
+- `toon-published`, and with another initial L `toon-ascending-L` and `toon-equal-L`; `toon-floor`;
+- `rare2-floor`, `rare5-floor`, `rare20-floor`: beard and rear hair in so many per cent of the data;
+- `personas-published` (another style of faces, `tools/dicebear`) and `cats-published` (`tools/robohash`), which give axes;
+- `toon-no-subspaces`.
+
+Each measurement is one line of `results.jsonl`; what stands there for the same weights is not measured again. `tables.md`
+is made from the lines. Question 7, why subspaces collapse, is the table of `recipes` itself.
 
 1. Is |L| an importance?           4. Are the axes closer to PCA?
 2. Is the hierarchy real?          5. Can axes move house?
@@ -32,11 +36,15 @@ from typing import Any
 
 import numpy as np
 
-PLAIN, TWIN, RARE = "eigengan-32", "twin-32", "rare-32"
-STARTS = (PLAIN, "eigengan-32-ascending", "eigengan-32-equal")
-CORRELATED = "correlated-32"
-FACES = (*STARTS, RARE, CORRELATED, "toon-published", "toon-floor")
-"""Groups of toon faces, the last two of `python -m benchmarks recipes`: those of questions 1 and 3."""
+PLAIN, FLOOR, TWIN = "toon-published", "toon-floor", "toon-no-subspaces"
+STARTS = (PLAIN, "toon-ascending-L", "toon-equal-L")
+RARE = {"rare2-floor": 0.02, "rare5-floor": 0.05, "rare20-floor": 0.2, FLOOR: 0.5}
+"""Group -> share of faces with a beard, and with rear hair, in its data."""
+RARE_FACTORS = ("beard", "rear_hair")
+FACES = (*STARTS, *RARE)
+"""Groups of toon faces: those of questions 1 and 3."""
+DONORS = {"another style": "personas-published", "cats": "cats-published"}
+"""What gives axes in question 5, beside the next seed of the same data."""
 BUNDLED = "toonfaces"
 GRAFTED = ("3", "2-3")
 """Layers that question 5 moves."""
@@ -375,18 +383,34 @@ def _third(lines: list[Mapping[str, Any]]) -> str:
     names = list(dict.fromkeys(name for found in starts.values() for each in found for name in each))
     kept = [[group, *(interval(e.get(name) for e in found) for name in names)] for group, found in starts.items()]
     drawn = table(["group: |cos| of each u with its start", *names], kept) if kept else ""
-    return f"## 3. Do the axes depend on the seed?\n\n{table(head, rows)}\n{counts}\n{drawn}"
+    return f"## 3. Do the axes depend on the seed?\n\n{table(head, rows)}\n{counts}\n{drawn}\n{_rarity(lines)}"
+
+
+def _rarity(lines: list[Mapping[str, Any]]) -> str:
+    """Return how much of what is rare in the data samples show, and axes change."""
+    rows = []
+    for line in lines:
+        group, figures = line["cell"]["group"], line["figures"]
+        if "seed" not in line["cell"] and group in RARE:
+            share = f"{RARE[group]:.0%}"
+            rows += [
+                [share, factor, interval(figures["drawn"][factor]), interval(figures["changed"][factor])]
+                for factor in RARE_FACTORS
+            ]
+    head = ["in the data", "factor", "in samples, by the reader", "most that an axis changes it, standard deviations"]
+    return table(head, sorted(rows, key=lambda row: (row[1], float(row[0][:-1])))) if rows else ""
 
 
 def _fourth(lines: list[Mapping[str, Any]]) -> str:
-    figures = [line["figures"] for line in lines]
+    groups = _grouped(lines, _group)
+    layers = next(iter(groups.values()))[0]
     rows = [
-        [layer, *(interval(each[layer][name] for each in figures) for name in figures[0][layer])]
-        for layer in figures[0]
+        [group, layer, *(interval(each[layer][name] for each in found) for name in found[0][layer])]
+        for group, found in groups.items()
+        for layer in found[0]
     ]
-    return (
-        f"## 4. Are the axes closer to PCA?\n\nMean matched |cos|.\n\n{table(['layer', *figures[0]['layer1']], rows)}"
-    )
+    head = ["group", "layer", *layers["layer1"]]
+    return f"## 4. Are the axes closer to PCA?\n\nMean matched |cos|.\n\n{table(head, rows)}"
 
 
 def _fifth(lines: list[Mapping[str, Any]]) -> str:
@@ -444,7 +468,6 @@ def main() -> None:
     """Measure what is not known yet, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="folders of the runs")
-    parser.add_argument("--donors", type=Path, nargs="*", default=[], help="question 5: generators of other data")
     parser.add_argument("--data", type=Path, help="question 5: the hosts' images, for grafts tuned by one kimg")
     parser.add_argument("--questions", default="1,2,3,4,5,6", help="which, with commas between")
     parser.add_argument("--samples", type=int, default=4000, help="question 4: samples of GANSpace")
@@ -515,11 +538,11 @@ def _of_one(lines: Lines, bench: Bench, name: Mapping[str, Any], path: Path, ask
     at = {**name, "kimg": kimg_of(path), "weights": bench.open(path).weight_hash}
     if 1 in asked:
         lines.measured(1, at, lambda: axes_of(bench.examine(path)))
-    if 2 in asked and group == PLAIN:
+    if 2 in asked and group in (PLAIN, FLOOR):
         lines.measured(2, {**at, **LABELS}, lambda: axes_of(bench.examine(path)))
     if 3 in asked:
         lines.measured(3, at, lambda: against_start(bench.open(path), start_of(path)[1]))
-    if 4 in asked and group == PLAIN:
+    if 4 in asked and group in (PLAIN, FLOOR):
         lines.measured(4, {**at, "samples": samples}, lambda: against_components(bench.examine(path), n=samples))
 
 
@@ -539,20 +562,32 @@ def stability(bench: Bench, paths: Sequence[Path]) -> dict[str, Any]:
     """Return the figures of question 3."""
     from eigenlens.anatomy import compare_runs
 
-    found = compare_runs([bench.examine(path) for path in paths])
-    return {"matched": found.matched, "null": found.null, "found": found.found}
+    anatomies = [bench.examine(path) for path in paths]
+    found = compare_runs(anatomies)
+    return {"matched": found.matched, "null": found.null, "found": found.found} | rarities(bench, anatomies)
+
+
+def rarities(bench: Bench, anatomies: Sequence[Any], *, n: int = 256) -> dict[str, Any]:
+    """Return, for each factor and run, its mean score over samples, and the most that an axis changes it."""
+    attributes = bench.reader.attributes
+    scores = [bench.reader(each.generator.render(each.generator.sample(n, seed=0)).clamp(-1, 1)) for each in anatomies]
+    return {
+        "drawn": {name: [float(each[:, i].mean()) for each in scores] for i, name in enumerate(attributes)},
+        "changed": {
+            name: [float(each.moved[:, i].max()) for each in anatomies] for i, name in enumerate(anatomies[0].factors)
+        },
+    }
 
 
 def _of_grafts(
     lines: Lines, bench: Bench, groups: Mapping[str, Mapping[int, Path]], options: argparse.Namespace
 ) -> None:
-    """Measure question 5 for every host of the plain group: donors of the next seed, of tied factors, of other data."""
-    hosts, tied = dict(groups.get(PLAIN, {})), groups.get(CORRELATED, {})
+    """Measure question 5 for every host of the plain group: donors of the next seed, and of other data."""
+    hosts = dict(groups.get(PLAIN, {}))
     following = dict(zip(hosts, [*list(hosts)[1:], *list(hosts)[:1]], strict=True))
     for seed, folder in hosts.items():
         givers = [("the same data, next seed", hosts[following[seed]])] if len(hosts) > 1 else []
-        givers += [("tied factors", each) for each in tied.values()]
-        givers += [("other data", path) for path in options.donors]
+        givers += [(what, path) for what, group in DONORS.items() for path in groups.get(group, {}).values()]
         for (donors, path), layers, injected in itertools.product(givers, GRAFTED, (False, True)):
             host, donor = bench.open(folder), bench.open(path)
             is_alike = start_of(folder)[0] == start_of(path)[0]

@@ -32,12 +32,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     images = np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3), dtype=np.uint8)
     np.save(folder / "data.npy", images)
-    for group, basis in (("eigengan-32", 3), ("twin-32", 0)):
+    for group, basis in (("toon-published", 3), ("toon-no-subspaces", 0)):
         for seed in (0, 1):
             config = configure("tiny-16", kimg=0.008, seed=seed, n_basis=basis)
             run = folder / f"{group}-seed{seed}"
             train(config, data=folder / "data.npy", run=run, precision="fp32", log=lambda line: None)
-    (folder / "eigengan-32-seed9").mkdir()  # a run that has not come to an end
+    (folder / "toon-published-seed9").mkdir()  # a run that has not come to an end
     return folder
 
 
@@ -70,7 +70,7 @@ def test_small_runs_are_asked_everything_once(
 
 def test_runs_are_found_by_name_and_only_when_whole(questions: ModuleType, runs: Path) -> None:
     found = questions.find_runs([runs])
-    assert {group: sorted(seeds) for group, seeds in found.items()} == {"eigengan-32": [0, 1], "twin-32": [0, 1]}
+    assert {group: sorted(seeds) for group, seeds in found.items()} == {"toon-no-subspaces": [0, 1], "toon-published": [0, 1]}
 
 
 def test_intervals_by_hand(questions: ModuleType) -> None:
