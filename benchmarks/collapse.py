@@ -3,11 +3,11 @@
     python -m benchmarks collapse --data toon32.npz --recipes published,floor --seed 0
     python -m benchmarks collapse --table      # prints what is there
 
-Trains recipes of `python -m benchmarks recipes` and stops at some lengths to look at the generator, the one that learns:
+Trains recipes of `python -m benchmarks recipes`, stops at some lengths and looks at the generator, the one that learns:
 
-- share: how much of the variance of images is lost when one part of the code (eps, z of a layer) is fixed, by drawing it
-  anew alone (the total effect index of Sobol); shares may sum to more than 1;
-- variance: of images, over codes, the mean of all pixels;
+- share: how much of the variance of images one part of the code makes (eps, z of a layer), found by drawing it anew
+  alone (the total effect index of Sobol); shares may sum to more than 1;
+- variance: of images over codes, the mean of all pixels;
 - scale: the spread of what z adds at a layer over the spread of the features that it is added to, both over codes;
 - pull: the norm of the gradient of the generator's loss by L of a layer, as a share of that of all layers.
 """
@@ -75,7 +75,8 @@ def course(recipe: str, data: Path, *, seed: int, marks: tuple[float, ...] = MAR
     config = configure("cpu-64", **(BASE | RECIPES[recipe]), kimg=marks[-1], seed=seed)
     device = torch.device("cpu")
     training = Training(config, device=device, precision=runtime.resolve_precision("auto", device))
-    images = open_dataset(data, resolution=config.model.resolution, channels=config.model.channels, cache=Path("runs") / "data")
+    model, cache = config.model, Path("runs/data")
+    images = open_dataset(data, resolution=model.resolution, channels=model.channels, cache=cache)
     seen: list[dict[str, Any]] = []
     pulls: list[list[float]] = []
     for mark in marks:

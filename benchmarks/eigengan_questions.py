@@ -1,18 +1,18 @@
 """Questions about EigenGAN's axes, answered by runs of several seeds.
 
-    python -m benchmarks recipes --data toon=toon32.npz --recipes published,floor,no\ subspaces --seeds 0-4
+    python -m benchmarks recipes --data toon=toon32.npz --recipes "published,floor,no subspaces" --seeds 0-4
     python -m benchmarks eigengan_questions --runs runs/recipes --data toon32.npz
 
-The folder holds the runs of `python -m benchmarks recipes`, DATA-RECIPE-seedK; what stands before `-seedK` is a group. The
-questions are asked of these groups, as far as they are there:
+The folder holds runs of `python -m benchmarks recipes`, DATA-RECIPE-seedK; what stands before `-seedK` is a group.
+These are asked, as far as they are there:
 
 - `toon-published`, and with another initial L `toon-ascending-L` and `toon-equal-L`; `toon-floor`;
 - `rare2-floor`, `rare5-floor`, `rare20-floor`: beard and rear hair in so many per cent of the data;
-- `personas-published` (another style of faces, `tools/dicebear`) and `cats-published` (`tools/robohash`), which give axes;
+- `personas-published` (`tools/dicebear`) and `cats-published` (`tools/robohash`), whose axes move;
 - `toon-no-subspaces`.
 
-Each measurement is one line of `results.jsonl`; what stands there for the same weights is not measured again. `tables.md`
-is made from the lines. Question 7, why subspaces collapse, is the table of `recipes` itself.
+Each measurement is one line of `results.jsonl`; what stands there for the same weights is not measured again, and
+`tables.md` is made from the lines. Question 7, why subspaces collapse, has its own: `recipes` and `collapse`.
 
 1. Is |L| an importance?           4. Are the axes closer to PCA?
 2. Is the hierarchy real?          5. Can axes move house?

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from eigenlens.generator import Generator
+from eigenlens.generators.eigengan import EigenGANConfig, EigenGANNetwork
 
 ROOT = Path(__file__).parents[1]
 
@@ -109,6 +110,36 @@ def test_recipes_are_trained_measured_and_told(tmp_path: Path, monkeypatch: pyte
     assert [len(cell["effects"]) for cell in cells] == [12, 12, 6, 6]
     assert cells[0]["distance"] != cells[1]["distance"]
     assert "| noise | q = 3 | 2 |" in capsys.readouterr().out
+
+
+def test_the_course_of_a_training_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    collapse = importlib.import_module("benchmarks.collapse")
+    monkeypatch.setattr(collapse, "BASE", collapse.BASE | {"resolution": 16, "noise_dim": 4, "base_channels": 4})
+    monkeypatch.chdir(tmp_path)
+    np.save("noise.npy", np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), np.uint8))
+    words = ["collapse", "--data", "noise.npy", "--recipes", "published", "--marks", "0", "0.064", "--out", "out.json"]
+    monkeypatch.setattr(sys, "argv", [*words, "--threads", "1"])
+    collapse.main()
+    before, after = json.loads(Path("out.json").read_text("utf-8"))["courses"]["published"]
+    assert "pull" not in before
+    assert sum(after["pull"]) == pytest.approx(1)
+    assert [len(after[name]) for name in ("share", "scale", "pull")] == [3, 2, 2]
+    assert before["share"] != after["share"]
+    assert "| 0.064 |" in capsys.readouterr().out
+
+
+def test_the_share_of_a_part_is_what_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    collapse = importlib.import_module("benchmarks.collapse")
+    network = EigenGANNetwork(EigenGANConfig(resolution=16, noise_dim=4, n_basis=2, base_channels=4))
+    with torch.no_grad():
+        network.base.weight.zero_()  # eps does nothing
+        network.blocks[1].subspace.importance.zero_()  # the second layer neither: all is the first's
+    seen = collapse.looked_at(network, n=64)
+    assert seen["share"][0] == seen["share"][2] == 0
+    assert seen["share"][1] == pytest.approx(1, abs=0.3)
+    assert seen["scale"][1] == 0
 
 
 @pytest.fixture

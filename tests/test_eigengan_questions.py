@@ -70,7 +70,10 @@ def test_small_runs_are_asked_everything_once(
 
 def test_runs_are_found_by_name_and_only_when_whole(questions: ModuleType, runs: Path) -> None:
     found = questions.find_runs([runs])
-    assert {group: sorted(seeds) for group, seeds in found.items()} == {"toon-no-subspaces": [0, 1], "toon-published": [0, 1]}
+    assert {group: sorted(seeds) for group, seeds in found.items()} == {
+        "toon-no-subspaces": [0, 1],
+        "toon-published": [0, 1],
+    }
 
 
 def test_intervals_by_hand(questions: ModuleType) -> None:

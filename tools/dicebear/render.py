@@ -1,4 +1,4 @@
-"""Render avatars of another style than the toon faces into one .npz file: `python render.py --n 20000 --out personas.npz`."""
+"""Render avatars of a second style into one .npz file: `python render.py --n 20000 --seed 0 --out personas.npz`."""
 
 from __future__ import annotations
 
@@ -40,34 +40,41 @@ class RequestError(ValueError):
 def sample_numbers(n: int, *, seed: int) -> dict[str, np.ndarray]:
     """Draw the numeric factors of `n` avatars, float32 [n] each; avatar i depends on (seed, i) alone."""
     drawn = np.stack([np.random.default_rng([seed, i]).random(len(NUMBERS)) for i in range(n)])
-    return {
-        name: np.float32(low + (high - low) * drawn[:, k]) for k, (name, (low, high)) in enumerate(NUMBERS.items())
-    }
+    return {name: np.float32(low + (high - low) * drawn[:, k]) for k, (name, (low, high)) in enumerate(NUMBERS.items())}
 
 
-def render(numbers: dict[str, np.ndarray], start: int, *, seed: int, resolution: int) -> np.ndarray:
-    """Draw avatars `start`, `start + 1`, ... over their backgrounds, uint8 [n, resolution, resolution, 3]."""
-    n, size = len(numbers["rotation"]), resolution * OVERSAMPLING
-    lines = []
-    for i in range(n):
-        number = {name: float(values[i]) for name, values in numbers.items()}
-        look = {
+def looks(numbers: dict[str, np.ndarray], start: int, *, seed: int) -> list[dict[str, object]]:
+    """Return what DiceBear is asked for: avatar `start`, `start + 1`, ..., one for each entry of the numbers."""
+    return [
+        {
             "seed": f"{seed}-{start + i}",  # decides parts and colours
-            "rotate": number["rotation"] % 360,
-            "scale": 100 * number["scale"],
-            "translateX": 100 * number["shift_x"],
-            "translateY": 100 * number["shift_y"],
+            "rotate": float(numbers["rotation"][i]) % 360,
+            "scale": 100 * float(numbers["scale"][i]),
+            "translateX": 100 * float(numbers["shift_x"][i]),
+            "translateY": 100 * float(numbers["shift_y"][i]),
         }
-        lines.append(json.dumps(look))
+        for i in range(len(numbers["rotation"]))
+    ]
+
+
+def draw(asked: list[dict[str, object]], *, size: int) -> np.ndarray:
+    """Draw avatars on a transparent ground, uint8 [n, size, size, 4], colours premultiplied."""
     node = [shutil.which("node") or "node", str(HERE / "render.mjs"), str(size)]
-    finished = subprocess.run(node, input="\n".join(lines).encode(), capture_output=True, check=False)
+    lines = "\n".join(map(json.dumps, asked)).encode()
+    finished = subprocess.run(node, input=lines, capture_output=True, check=False)
     if finished.returncode:
         last_line = (finished.stderr.decode(errors="replace").strip() or "no message").splitlines()[-1]
         raise RuntimeError(f"the drawing program ended with code {finished.returncode}: {last_line}")
-    blocks = np.frombuffer(finished.stdout, np.uint8).reshape(n, resolution, OVERSAMPLING, resolution, OVERSAMPLING, 4)
-    avatar = blocks.mean(axis=(2, 4), dtype=np.float64)
+    return np.frombuffer(finished.stdout, np.uint8).reshape(len(asked), size, size, 4)
+
+
+def on_grounds(avatars: np.ndarray, numbers: dict[str, np.ndarray]) -> np.ndarray:
+    """Average avatars down by `OVERSAMPLING` and put them on plain grounds: uint8 [n, resolution, resolution, 3]."""
+    n, size = avatars.shape[:2]
+    resolution = size // OVERSAMPLING
+    avatars = avatars.reshape(n, resolution, OVERSAMPLING, resolution, OVERSAMPLING, 4).mean((2, 4), np.float64)
     ground = np.stack([numbers[f"background_{colour}"] for colour in ("red", "green", "blue")], axis=1)
-    picture = avatar[..., :3] + (255.0 - avatar[..., 3:]) * ground[:, None, None, :]
+    picture = avatars[..., :3] + (255.0 - avatars[..., 3:]) * ground[:, None, None, :]
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
 
 
@@ -93,7 +100,8 @@ def main(argv: list[str] | None = None) -> int:
     pieces = []
     for start in range(0, args.n, CHUNK):
         part = {name: values[start : start + CHUNK] for name, values in numbers.items()}
-        pieces.append(render(part, start, seed=args.seed, resolution=args.resolution))
+        avatars = draw(looks(part, start, seed=args.seed), size=args.resolution * OVERSAMPLING)
+        pieces.append(on_grounds(avatars, part))
     meta = {
         "format": FORMAT, "n": args.n, "seed": args.seed, "resolution": args.resolution, "numbers": NUMBERS,
         "attribution": ATTRIBUTION, "licence": "CC BY 4.0",
