@@ -73,9 +73,9 @@ def feature_scale(features: Tensor, *, is_alike: bool) -> Tensor:
             is not blown up where it does in another.
     """
     deviation = features.std(0)
-    return (
-        deviation.square().mean().sqrt().clamp(min=1e-6).expand_as(deviation) if is_alike else deviation.clamp(min=1e-6)
-    )
+    if is_alike:
+        deviation = deviation.square().mean().sqrt().expand_as(deviation)
+    return deviation.clamp(min=1e-6)
 
 
 def squared_mmd(a: Tensor, b: Tensor) -> float:

@@ -307,11 +307,7 @@ def read_state(file: Path, config: RunConfig, data: Dataset) -> dict[str, Any]:
             f"{file} is no training state in format {STATE_FORMAT}; give another --resume, or another --run"
         )
     # a setting that the state does not know came later, with a default that changes nothing
-    known = dataclasses.asdict(type(config)())
-    before, then, now = (
-        _flat(json.loads(text)) for text in (json.dumps(known), state["config"], json.dumps(dataclasses.asdict(config)))
-    )
-    then = before | then
+    then, now = _settings(type(config)()) | _flat(json.loads(state["config"])), _settings(config)
     differing = [key for key in now if then.get(key) != now[key] and key not in FREE_ON_RESUME]
     past = dataclasses.replace(config, kimg=then["kimg"], cooldown_kimg=then["cooldown_kimg"])
     if any(each.pace(state["step"] - 1) < 1 for each in (past, config)):  # its rates hang on where the end was to be
@@ -327,6 +323,11 @@ def read_state(file: Path, config: RunConfig, data: Dataset) -> dict[str, Any]:
             f"the run at {file.parent.parent} learnt from other images; give the same --data, or another --run"
         )
     return state
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """Return settings as a state gives them back: flat, and through JSON, which has lists for tuples."""
+    return _flat(json.loads(json.dumps(dataclasses.asdict(config))))
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:
