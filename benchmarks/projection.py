@@ -216,12 +216,13 @@ class Row:
     """`encoder`, or `eigengan`; a generator that is without has no such row."""
 
 
+FROM_SAMPLES = f"eps and z from the best of {START_SAMPLES} samples"
 ROWS = {
     "mean image": Row(mean_image),
     f"nearest of {SAMPLES:,} samples": Row(nearest_sample),
     "encoder alone": Row(encoder_alone, needs="encoder"),
     "eps and z from the encoder": Row(codes_from_encoder, needs="encoder"),
-    f"eps and z from the best of {START_SAMPLES} samples": Row(codes_from_samples, FEWER),
+    FROM_SAMPLES: Row(codes_from_samples, FEWER),
     "eps and z, no prior": Row(codes_without_prior, FEWER),
     "eps and z, then all of phi": Row(free_features, needs="eigengan"),
     "eps and z, then weights tuned": Row(tuned, FEWER),
@@ -236,7 +237,10 @@ def rows_of(case: Case) -> dict[str, Row]:
         "encoder": case.encoder is not None,
         "eigengan": isinstance(case.generator.network, EigenGANNetwork),
     }
-    return {name: row for name, row in ROWS.items() if has[row.needs]}
+    rows = {name: row for name, row in ROWS.items() if has[row.needs]}
+    if case.encoder is None:  # these are the projections that the rows below begin with, of all faces
+        rows[FROM_SAMPLES] = Row(codes_from_samples)
+    return rows
 
 
 def likeness(made: Tensor, goals: Tensor) -> dict[str, Any]:
