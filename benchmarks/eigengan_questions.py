@@ -365,7 +365,7 @@ def _third(lines: list[Mapping[str, Any]]) -> str:
     rows, finds = [], []
     starts = _grouped((line for line in lines if "seed" in line["cell"]), _group)
     for line in lines:
-        if "seed" in line["cell"]:
+        if "matched" not in line["figures"]:
             continue
         group, figures = line["cell"]["group"], line["figures"]
         runs = len(figures["matched"])
@@ -391,13 +391,18 @@ def _rarity(lines: list[Mapping[str, Any]]) -> str:
     rows = []
     for line in lines:
         group, figures = line["cell"]["group"], line["figures"]
-        if "seed" not in line["cell"] and group in RARE:
+        if "drawn" in figures:
             share = f"{RARE[group]:.0%}"
             rows += [
                 [share, factor, interval(figures["drawn"][factor]), interval(figures["changed"][factor])]
-                for factor in RARE_FACTORS
+                for factor in figures["drawn"]
             ]
-    head = ["in the data", "factor", "in samples, by the reader", "most that an axis changes it, standard deviations"]
+    head = [
+        "share of the data",
+        "factor",
+        "of samples, by the reader",
+        "most that an axis changes it, standard deviations",
+    ]
     return table(head, sorted(rows, key=lambda row: (row[1], float(row[0][:-1])))) if rows else ""
 
 
@@ -522,6 +527,9 @@ def answer(
         if 3 in asked and group in FACES and len(runs) > 1:
             at = {"group": group, "weights": [bench.open(path).weight_hash for path in runs.values()], **LABELS}
             lines.measured(3, at, partial(stability, bench, list(runs.values())))
+        if 3 in asked and group in RARE:
+            at = {"group": group, "what": "rare", "weights": [bench.open(path).weight_hash for path in runs.values()]}
+            lines.measured(3, {**at, **LABELS}, partial(rarities, bench, list(runs.values())))
     if asked & {1, 2}:
         _of_bundled(lines, asked)
     if 5 in asked:
@@ -562,19 +570,19 @@ def stability(bench: Bench, paths: Sequence[Path]) -> dict[str, Any]:
     """Return the figures of question 3."""
     from eigenlens.anatomy import compare_runs
 
-    anatomies = [bench.examine(path) for path in paths]
-    found = compare_runs(anatomies)
-    return {"matched": found.matched, "null": found.null, "found": found.found} | rarities(bench, anatomies)
+    found = compare_runs([bench.examine(path) for path in paths])
+    return {"matched": found.matched, "null": found.null, "found": found.found}
 
 
-def rarities(bench: Bench, anatomies: Sequence[Any], *, n: int = 256) -> dict[str, Any]:
-    """Return, for each factor and run, its mean score over samples, and the most that an axis changes it."""
-    attributes = bench.reader.attributes
+def rarities(bench: Bench, paths: Sequence[Path], *, n: int = 256) -> dict[str, Any]:
+    """Return, for each rare factor and run, its mean score over samples, and the most that an axis changes it."""
+    anatomies, columns = [bench.examine(path) for path in paths], list(bench.reader.attributes)
     scores = [bench.reader(each.generator.render(each.generator.sample(n, seed=0)).clamp(-1, 1)) for each in anatomies]
+    factors = [name for name in RARE_FACTORS if name in columns]
     return {
-        "drawn": {name: [float(each[:, i].mean()) for each in scores] for i, name in enumerate(attributes)},
+        "drawn": {name: [float(each[:, columns.index(name)].mean()) for each in scores] for name in factors},
         "changed": {
-            name: [float(each.moved[:, i].max()) for each in anatomies] for i, name in enumerate(anatomies[0].factors)
+            name: [float(each.moved[:, each.factors.index(name)].max()) for each in anatomies] for name in factors
         },
     }
 
@@ -587,7 +595,7 @@ def _of_grafts(
     following = dict(zip(hosts, [*list(hosts)[1:], *list(hosts)[:1]], strict=True))
     for seed, folder in hosts.items():
         givers = [("the same data, next seed", hosts[following[seed]])] if len(hosts) > 1 else []
-        givers += [(what, path) for what, group in DONORS.items() for path in groups.get(group, {}).values()]
+        givers += [(what, path) for what, group in DONORS.items() for path in list(groups.get(group, {}).values())[:1]]
         for (donors, path), layers, injected in itertools.product(givers, GRAFTED, (False, True)):
             host, donor = bench.open(folder), bench.open(path)
             is_alike = start_of(folder)[0] == start_of(path)[0]
