@@ -680,8 +680,8 @@ class Generator:
         with written_beside(folder / WEIGHTS, force=force) as beside:
             save_file(tensors, beside, metadata={"format": "pt"})
         write_json(folder / CONFIG, config, force=force)
-        default = f"# {self.name}\n\nA {self.family} generator, {self.resolution} px, in the format of eigenlens.\n"
-        write_text(folder / "README.md", card or default, force=force)
+        line = f"A generator of the family {self.family}, {self.resolution} px, in the format of eigenlens."
+        write_text(folder / "README.md", card or f"# {self.name}\n\n{line}\n", force=force)
         return folder
 
 
