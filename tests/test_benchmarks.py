@@ -142,6 +142,14 @@ def test_the_share_of_a_part_is_what_it_does(monkeypatch: pytest.MonkeyPatch) ->
     assert seen["scale"][1] == 0
 
 
+def test_the_docs_print_the_measured_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    recipes = importlib.import_module("benchmarks.recipes")
+    page = (ROOT / "docs" / "results" / "eigengan" / "recipes.md").read_text("utf-8")
+    cells = json.loads(recipes.RESULTS.read_text("utf-8"))["cells"]
+    assert recipes.table(cells) in page, "python -m benchmarks recipes --table prints it"
+
+
 @pytest.fixture
 def projection(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(str(ROOT))
