@@ -361,10 +361,10 @@ def test_an_informed_discriminator_learns_to_read_codes():
     assert training.discriminator.code.out_features == 6
     assert Training(configure("tiny-16"), device=CPU).discriminator.code is None
     real = torch.zeros(8, 3, 16, 16)
-    for _ in range(200):
+    for _ in range(400):  # at 200 it is on the edge of learning: 0.81 here on one processor, less on another
         training.take_step(real, training.latents())
     with torch.no_grad():
-        latent = torch.cat([training.latents() for training.step in range(200, 216)])
+        latent = torch.cat([training.latents() for training.step in range(400, 416)])
         _, guess = training.discriminator.judged(training.generator(latent))
         z = latent[:, 8:]
         assert float((guess - z).square().mean()) < 0.8 * float(z.square().mean())
