@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from benchmarks._machine import machine
-from benchmarks.recipes import BASE, RECIPES
+from benchmarks.recipes import BASE, RECIPES, chosen
 from eigenlens import runtime
 from eigenlens.files import write_json
 from eigenlens.generators.eigengan import EigenGANNetwork, combine
@@ -123,10 +123,8 @@ def main() -> None:
     if args.table or args.data is None:
         print(table(json.loads(args.out.read_text("utf-8"))["courses"]))
         return
-    names = [name.strip() for name in args.recipes.split(",")]
-    if unknown := set(names) - set(RECIPES):
-        parser.error(f"unknown recipes: {', '.join(unknown)}; there are {', '.join(RECIPES)}")
-    courses = {name: course(name, args.data, seed=args.seed, marks=tuple(args.marks)) for name in names}
+    names, marks = chosen(parser, args.recipes), tuple(args.marks)
+    courses = {name: course(name, args.data, seed=args.seed, marks=marks) for name in names}
     write_json(args.out, {"machine": machine(), "seed": args.seed, "courses": courses}, force=True)
     print(table(courses))
 

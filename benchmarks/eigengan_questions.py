@@ -408,13 +408,13 @@ def _rarity(lines: list[Mapping[str, Any]]) -> str:
 
 def _fourth(lines: list[Mapping[str, Any]]) -> str:
     groups = _grouped(lines, _group)
-    layers = next(iter(groups.values()))[0]
+    figures = next(iter(groups.values()))[0]["layer1"]
     rows = [
         [group, layer, *(interval(each[layer][name] for each in found) for name in found[0][layer])]
         for group, found in groups.items()
         for layer in found[0]
     ]
-    head = ["group", "layer", *layers["layer1"]]
+    head = ["group", "layer", *figures]
     return f"## 4. Are the axes closer to PCA?\n\nMean matched |cos|.\n\n{table(head, rows)}"
 
 

@@ -131,6 +131,14 @@ def spread(values: list[float], form: str) -> str:
     return mean if len(values) == 1 else f"{mean} ({form.format(min(values))} to {form.format(max(values))})"
 
 
+def chosen(parser: argparse.ArgumentParser, text: str) -> list[str]:
+    """Return the recipes that a text names, with commas between; one that is not known ends the command."""
+    names = [name.strip() for name in text.split(",")]
+    if unknown := set(names) - set(RECIPES):
+        parser.error(f"unknown recipes: {', '.join(unknown)}; there are {', '.join(RECIPES)}")
+    return names
+
+
 def main() -> None:
     """Train what is missing, measure, write and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -145,9 +153,7 @@ def main() -> None:
     args = parser.parse_args()
     kept = json.loads(args.out.read_text("utf-8")) if args.out.exists() else {"cells": []}
     cells = {(cell["data"], cell["recipe"], cell["seed"]): cell for cell in kept["cells"]}
-    recipes = [] if args.table else [name.strip() for name in args.recipes.split(",")]
-    if unknown := set(recipes) - set(RECIPES):
-        parser.error(f"unknown recipes: {', '.join(unknown)}; there are {', '.join(RECIPES)}")
+    recipes = [] if args.table else chosen(parser, args.recipes)
     runtime.set_threads(args.threads)
     for seed in parse_seeds(args.seeds):
         for recipe in recipes:
