@@ -5,23 +5,11 @@
 // Each line holds options of DiceBear, among them the seed, which decides all parts and colours. Each gives
 // SIZE * SIZE * 4 bytes, RGBA with premultiplied alpha, row by row.
 
-import { writeSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { createAvatar } from '@dicebear/core';
 import * as personas from '@dicebear/personas';
 import { Resvg } from '@resvg/resvg-js';
-
-/** Write all bytes, also where standard output is a pipe that is full for the moment. */
-function writeAll(bytes) {
-  let done = 0;
-  while (done < bytes.length) {
-    try {
-      done += writeSync(1, bytes, done);
-    } catch (error) {
-      if (error.code !== 'EAGAIN') throw error;
-    }
-  }
-}
+import { writeAll } from '../write_all.mjs';
 
 const size = Number(process.argv[2]);
 const resvgOptions = { fitTo: { mode: 'width', value: size }, font: { loadSystemFonts: false } };

@@ -6,10 +6,10 @@
 // the colours as six hex digits. Each look gives SIZE * SIZE * 4 bytes, RGBA with premultiplied alpha, row by row.
 // Nothing here is random: every choice comes from the line.
 
-import { writeSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import * as toonHead from '@dicebear/toon-head';
 import { Resvg } from '@resvg/resvg-js';
+import { writeAll } from '../write_all.mjs';
 
 const CANVAS = 768; // side of the design's own drawing
 const PIVOT = [384, 400]; // middle of the face: rotation and scale leave this point in place
@@ -69,18 +69,6 @@ function svg(look) {
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${CANVAS} ${CANVAS}" fill="none">` +
     `<g transform="${move}">${body}${bustExtension(look)}</g></svg>`
   );
-}
-
-/** Write all bytes, also where standard output is a pipe that is full for the moment. */
-function writeAll(bytes) {
-  let done = 0;
-  while (done < bytes.length) {
-    try {
-      done += writeSync(1, bytes, done);
-    } catch (error) {
-      if (error.code !== 'EAGAIN') throw error;
-    }
-  }
 }
 
 const size = Number(process.argv[2]);
