@@ -18,7 +18,7 @@ from ..errors import UserError
 from ..generator import Generator
 from ..metric import Score, make_score
 from ..reader import GROUPS, Attribute, Reader, describe, factor_of, open_reader
-from .features import correlation, in_sigma, plain, ranks, read_samples, read_walk, spans
+from .features import correlation, in_sigma, plain, ranks, read_codes, read_samples, read_walk, spans
 
 MOVED = 0.1
 """Standard deviations by which a factor must change for a direction to count as moving it."""
@@ -133,12 +133,23 @@ def walk_and_read(
     codes = sample_for(generator, directions, n, seed=seed)
     unit = torch.linspace(-1, 1, n_steps)
     steps = torch.stack([reach * unit for reach in spans(directions, strength, strengths)])  # [k, steps]
+    still = read_codes(generator, codes, reader)  # the middle of every walk is the code itself: read once for all
+    before, after = steps[:, : n_steps // 2], steps[:, n_steps // 2 + 1 :]
     readings = [
-        read_walk(generator, codes, directions, k, steps[k].tolist(), reader)
+        read_walk(generator, codes, directions, k, [*before[k].tolist(), *after[k].tolist()], reader)
         for k in runtime.progress(range(len(directions)), what="attributes")
     ]
-    scores, certain = (torch.stack([getattr(each, name) for each in readings]) for name in ("scores", "certain"))
+    scores, certain = (
+        torch.stack([around(getattr(each, name), getattr(still, name)) for each in readings])
+        for name in ("scores", "certain")
+    )
     return Walks(attributes, scores.double(), certain, steps.double(), scale)
+
+
+def around(ends: Tensor, middle: Tensor) -> Tensor:
+    """Put readings of the codes themselves [codes, attributes] between both halves of [codes, steps, attributes]."""
+    before, after = ends.chunk(2, dim=1)
+    return torch.cat([before, middle[:, None], after], dim=1)
 
 
 def own_spread(scores: Tensor, certain: Tensor, error: Tensor) -> Tensor:

@@ -86,12 +86,17 @@ def read_samples(
 ) -> tuple[Codes, Reading]:
     """Draw codes in the directions' space, and read their images [n, attributes]."""
     codes = sample_for(generator, directions, n, seed=seed)
+    return codes, read_codes(generator, codes, reader)
+
+
+def read_codes(generator: Generator, codes: Codes, reader: Reader) -> Reading:
+    """Read the images of codes: scores [n, attributes], and so on."""
     pieces = []
     with torch.inference_mode():
         for images in generator.stream(codes, what="reading"):  # the next batch is made meanwhile, on a GPU
             pieces.append(read(reader, images.clamp(-1, 1)))
     join = lambda name: torch.cat([getattr(piece, name) for piece in pieces])  # noqa: E731
-    return codes, Reading(join("scores"), join("error"), join("certain"))
+    return Reading(join("scores"), join("error"), join("certain"))
 
 
 def collect(
