@@ -48,7 +48,7 @@ def test_what_cannot_be_done_is_said(
 ) -> None:
     monkeypatch.setattr(tool, "HERE", tmp_path)
     for words, told in (
-        (["--n", "0", "--out", "x.npz"], "n >= 1"),
+        (["--n", "0", "--out", "x.npz"], "choose a whole number from 1"),
         (["--out", "x.png"], "try --out x.npz"),
         (["--out", "x.npz"], "npm ci"),
     ):

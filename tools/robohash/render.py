@@ -6,12 +6,14 @@ import argparse
 import importlib.util
 import json
 import sys
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # what the renderers share
+from rendering import NUMBERS, RequestError, add_compress, as_numbers, parse, parser_of, write_npz
 
 FORMAT = "cats_v1"
 OVERSAMPLING = 4
@@ -19,16 +21,6 @@ OVERSAMPLING = 4
 
 PARTS = ("body", "fur", "eyes", "mouth", "accessories")
 """Layers of a cat from the back to the front: the folders of the set, in the order of their numbers."""
-NUMBERS = {
-    "rotation": (-12.0, 12.0),  # degrees, clockwise
-    "scale": (0.9, 1.1),
-    "shift_x": (-0.06, 0.06),  # of the picture, right is positive
-    "shift_y": (-0.04, 0.04),  # down is positive
-    "background_red": (0.35, 0.9),  # sRGB
-    "background_green": (0.35, 0.9),
-    "background_blue": (0.35, 0.9),
-}
-"""Numeric factors and the range over which each is uniform."""
 
 ATTRIBUTION = (
     "Cats: the Cat Avatar Generator by David Revoy "
@@ -36,10 +28,6 @@ ATTRIBUTION = (
     "(https://creativecommons.org/licenses/by/4.0/), set 4 of the PyPI package robohash. "
     "Changed: parts combined at random, turned, scaled and moved, and put on plain backgrounds."
 )
-
-
-class RequestError(ValueError):
-    """What was asked for cannot be done; the text says what can."""
 
 
 def sample_factors(n: int, *, seed: int, n_parts: Mapping[str, int]) -> dict[str, np.ndarray]:
@@ -50,9 +38,7 @@ def sample_factors(n: int, *, seed: int, n_parts: Mapping[str, int]) -> dict[str
     """
     drawn = np.stack([np.random.default_rng([seed, i]).random(len(PARTS) + len(NUMBERS)) for i in range(n)])
     factors = {part: np.int16(drawn[:, k] * n_parts[part]) for k, part in enumerate(PARTS)}
-    for k, (name, (low, high)) in enumerate(NUMBERS.items(), start=len(PARTS)):
-        factors[name] = np.float32(low + (high - low) * drawn[:, k])
-    return factors
+    return factors | as_numbers(drawn[:, len(PARTS) :])
 
 
 def read_parts(folder: Path, *, size: int) -> dict[str, list[Image.Image]]:
@@ -93,24 +79,10 @@ def _back(number: Mapping[str, float], size: int) -> tuple[float, ...]:
     return (cos, sin, size / 2 - cos * x - sin * y, -sin, cos, size / 2 + sin * x - cos * y)
 
 
-def write_npz(path: Path, arrays: Mapping[str, np.ndarray], *, compress: bool = False) -> int:
-    """Write an .npz file whose bytes depend on the arrays alone, and return its size in bytes."""
-    kind = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
-    partial = path.with_name(path.name + ".part")
-    with zipfile.ZipFile(partial, "w") as archive:
-        for name, values in arrays.items():
-            entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
-            entry.compress_type = kind
-            with archive.open(entry, "w", force_zip64=True) as stream:
-                np.lib.format.write_array(stream, np.ascontiguousarray(values), allow_pickle=False)
-    partial.replace(path)
-    return path.stat().st_size
-
-
 def find_parts() -> Path:
     """Return the folder of the cats' parts inside the installed package robohash, which is not imported."""
     found = importlib.util.find_spec("robohash")
-    if found is None or not found.submodule_search_locations:
+    if found is None or found.origin is None or not found.submodule_search_locations:  # a mere folder has no origin
         raise RequestError("the package robohash is missing; run `pip install robohash==2.0`, or name its set: --parts")
     return Path(next(iter(found.submodule_search_locations))) / "sets" / "set4"
 
@@ -130,35 +102,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         "attribution": ATTRIBUTION, "licence": "CC BY 4.0",
     }  # fmt: skip
     arrays = {"images": render_cats(factors, parts), **{f"factor/{name}": each for name, each in factors.items()}}
-    arrays["meta"] = np.array(json.dumps(meta, sort_keys=True))
+    arrays["meta"] = np.array([json.dumps(meta, sort_keys=True)])  # [1], as cats_v1 has it
     args.out.parent.mkdir(parents=True, exist_ok=True)
     size = write_npz(args.out, arrays, compress=args.compress)
     sys.stderr.write(f"{args.out}: {args.n} cats, {size / 1e6:.2f} MB\n")
     return 0
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        raise RequestError(f"{message}; run with --help for all options")
-
-
 def _read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(prog="render.py", description="Render labelled painted cats into one .npz file.")
-    parser.add_argument("--n", type=int, default=40000, help="number of cats (default: 40000)")
-    parser.add_argument("--seed", type=int, default=0, help="cat i depends on the seed and i only (default: 0)")
-    parser.add_argument("--resolution", type=int, default=32, help="side in pixels (default: 32)")
-    parser.add_argument("--out", type=Path, required=True, help="path of the .npz file to write")
+    parser = parser_of("labelled painted cats", one="cat", n=40000, resolution=32)
     parser.add_argument("--parts", type=Path, help="folder `sets/set4` of robohash (default: the installed package's)")
-    parser.add_argument("--compress", action="store_true", help="write a smaller file that takes longer to open")
-    args = parser.parse_args(argv)
-    limits = {"n": (1, 10**6), "seed": (0, 2**64 - 1), "resolution": (16, 256)}
-    for name, (low, high) in limits.items():
-        value = getattr(args, name)
-        if not low <= value <= high:
-            raise RequestError(f"--{name} {value} is out of range; choose a whole number from {low} to {high}")
-    if args.out.suffix != ".npz":
-        raise RequestError(f"--out {args.out} does not end in .npz; try --out {args.out.with_suffix('.npz')}")
-    return args
+    add_compress(parser)
+    return parse(parser, argv, n=(1, 10**6), resolution=(16, 256))
 
 
 if __name__ == "__main__":

@@ -5,20 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
-import subprocess
 import sys
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # what the renderers share
+from rendering import RequestError, add_compress, check_drawing, draw_looks, parse, parser_of, write_npz
 from toonface_factors import (
     FACTORS,
     SKIN_RAMP,
     Category,
-    RequestError,
     applies,
     describe_factors,
     lab_factor,
@@ -52,14 +51,7 @@ def render_avatars(factors: Mapping[str, np.ndarray], *, resolution: int) -> np.
     """
     n = len(factors["rotation"])
     size = resolution * OVERSAMPLING
-    lines = "\n".join(json.dumps(look) for look in _looks(factors)) + "\n"
-    finished = subprocess.run(
-        [_node(), str(HERE / "render.mjs"), str(size)], input=lines.encode(), capture_output=True, check=False
-    )
-    if finished.returncode != 0:
-        last_line = (finished.stderr.decode(errors="replace").strip() or "no message").splitlines()[-1]
-        raise RuntimeError(f"the drawing program ended with code {finished.returncode}: {last_line}")
-    return averaged(np.frombuffer(finished.stdout, dtype=np.uint8), n, resolution)
+    return averaged(draw_looks(HERE, _looks(factors), size=size), n, resolution)
 
 
 def averaged(pixels: np.ndarray, n: int, resolution: int) -> np.ndarray:
@@ -154,20 +146,6 @@ def pack_dataset(
     return arrays
 
 
-def write_npz(path: Path, arrays: Mapping[str, np.ndarray], *, compress: bool = False) -> int:
-    """Write an .npz file whose bytes depend on the arrays alone, and return its size in bytes."""
-    kind = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
-    partial = path.with_name(path.name + ".part")
-    with zipfile.ZipFile(partial, "w", kind, compresslevel=9 if compress else None) as archive:
-        for name, values in arrays.items():
-            entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
-            entry.compress_type = kind
-            with archive.open(entry, "w", force_zip64=True) as stream:
-                np.lib.format.write_array(stream, values, allow_pickle=False)
-    partial.replace(path)
-    return path.stat().st_size
-
-
 def describe_dataset(args: argparse.Namespace) -> dict[str, object]:
     """Return the `meta` entry: everything needed to draw the set again, and whom to credit."""
     return {
@@ -196,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     try:
         args = _read_arguments(argv)
-        _check_tools()
+        check_drawing(HERE)
         _check_folder(args.out.parent)
         factors = sample_factors(args.n, seed=args.seed, correlations=args.correlate, rarities=args.rare)
     except RequestError as error:
@@ -230,17 +208,6 @@ def _looks(factors: Mapping[str, np.ndarray]) -> Iterator[dict[str, object]]:
         yield look
 
 
-def _node() -> str:
-    return shutil.which("node") or "node"
-
-
-def _check_tools() -> None:
-    if shutil.which("node") is None:
-        raise RequestError("no 'node' program was found; install Node.js 18 or newer and try again")
-    if not (HERE / "node_modules").is_dir():
-        raise RequestError(f"the drawing packages are missing; run: npm ci --prefix {HERE}")
-
-
 def _check_folder(folder: Path) -> None:
     """Find out before the long part whether the result can be written."""
     try:
@@ -251,34 +218,19 @@ def _check_folder(folder: Path) -> None:
         raise RequestError(f"--out: the folder {folder} cannot be written to; choose another")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        raise RequestError(f"{message}; run with --help for all options")
-
-
 def _read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(prog="render.py", description="Render labelled toon faces into one .npz file.")
-    parser.add_argument("--n", type=int, default=40000, help="number of faces (default: 40000)")
-    parser.add_argument("--seed", type=int, default=0, help="face i depends on the seed and i only (default: 0)")
-    parser.add_argument("--resolution", type=int, default=64, help="side in pixels, a multiple of 8 (default: 64)")
-    parser.add_argument("--out", type=Path, required=True, help="path of the .npz file to write")
+    side = "side in pixels, a multiple of 8"
+    parser = parser_of("labelled toon faces", one="face", n=40000, resolution=64, side=side)
     parser.add_argument("--correlate", action="append", default=[], metavar="A:B=R", help="tie B to A, -1 <= R <= 1")
     parser.add_argument(
         "--rare", action="append", default=[], metavar="F=P", help="probability of F (beard=0.02, hair_style.bun=0.02)"
     )
     parser.add_argument("--workers", type=int, default=1, help="drawing processes at a time (default: 1)")
-    parser.add_argument("--compress", action="store_true", help="write a smaller file that takes longer to open")
-    args = parser.parse_args(argv)
-    limits = {"n": (1, 10**7), "seed": (0, 2**64 - 1), "resolution": (16, 1024), "workers": (1, 64)}
-    for name, (low, high) in limits.items():
-        value = getattr(args, name)
-        if not low <= value <= high:
-            raise RequestError(f"--{name} {value} is out of range; choose a whole number from {low} to {high}")
+    add_compress(parser)
+    args = parse(parser, argv, n=(1, 10**7), resolution=(16, 1024), workers=(1, 64))
     if args.resolution % 8:
         nearest = 8 * round(args.resolution / 8)
         raise RequestError(f"--resolution {args.resolution} is not a multiple of 8; try --resolution {nearest}")
-    if args.out.suffix != ".npz":
-        raise RequestError(f"--out {args.out} does not end in .npz; try --out {args.out.with_suffix('.npz')}")
     args.correlate = [parse_correlation(text) for text in args.correlate]
     args.rare = [parse_rarity(text) for text in args.rare]
     return args

@@ -8,17 +8,18 @@ rule and leave the numbers of all the others as they were.
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # what the renderers share
+from rendering import RequestError
+
 ABSENT_CODE = -1
 """Code of a categorical factor that does not apply to a sample, such as the beard style where there is no beard."""
-
-
-class RequestError(ValueError):
-    """A request that cannot be met; the text says what came, what is allowed and what to do."""
 
 
 @dataclass(frozen=True)

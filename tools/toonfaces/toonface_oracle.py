@@ -13,7 +13,8 @@ from collections.abc import Mapping
 import numpy as np
 import render as drawing
 import torch
-from toonface_factors import FACTORS, Category, Number, RequestError, factor_named
+from rendering import RequestError, check_drawing, drawing_command
+from toonface_factors import FACTORS, Category, Number, factor_named
 
 from eigenlens.codes import Part, Space
 from eigenlens.errors import UserError
@@ -88,7 +89,7 @@ class Renderer(Generator):
         """Draw at most `AT_ONCE` faces as `render_faces` does, by a process that stays: uint8 [n, h, w, 3]."""
         n, size = len(factors["rotation"]), self.resolution * drawing.OVERSAMPLING
         if self._process is None or self._process.poll() is not None:
-            command = [drawing._node(), str(drawing.HERE / "render.mjs"), str(size)]
+            command = drawing_command(drawing.HERE, size)
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -109,7 +110,7 @@ def renderer(resolution: int = 64) -> Renderer:
         UserError: where Node.js or the drawing packages are missing.
     """
     try:
-        drawing._check_tools()
+        check_drawing(drawing.HERE)
     except RequestError as error:
         raise UserError(str(error)) from error
     return Renderer(resolution)
