@@ -110,18 +110,11 @@ def table(cells: list[dict[str, Any]]) -> str:
     ]
     for data, recipe in dict.fromkeys((cell["data"], cell["recipe"]) for cell in cells):
         same = [cell for cell in cells if (cell["data"], cell["recipe"]) == (data, recipe)]
-        columns = [
-            spread([cell["distance"] for cell in same], "{:.1f}"),
-            *(
-                [
-                    spread([cell["weakest_layer"] for cell in same], "{:.2f}"),
-                    spread([cell["dead_axes"] for cell in same], "{:.0f}") + f" of {same[0]['axes']}",
-                ]
-                if "axes" in same[0]
-                else ["-", "-"]
-            ),
-        ]
-        lines.append(f"| {data} | {recipe} | {len(same)} | {' | '.join(columns)} |")
+        distance, weakest, dead = spread([cell["distance"] for cell in same], "{:.1f}"), "-", "-"
+        if "axes" in same[0]:
+            weakest = spread([cell["weakest_layer"] for cell in same], "{:.2f}")
+            dead = spread([cell["dead_axes"] for cell in same], "{:.0f}") + f" of {same[0]['axes']}"
+        lines.append(f"| {data} | {recipe} | {len(same)} | {distance} | {weakest} | {dead} |")
     return "\n".join(lines)
 
 
