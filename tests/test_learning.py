@@ -38,6 +38,10 @@ from eigenlens.methods.voynov import Voynov
 from toy_spaces import SlotToy
 
 TINY = Voynov(n_directions=3, n_steps=6, batch=4, learn_in="fp32", patience=0)
+BLOBS = Voynov(
+    learning_rate=3e-3, shift=3.0, shift_weight=1.0, noise=0.5, body="resnet", width=0.25, learn_in="fp32"
+)  # fmt: skip
+"""What finds the directions of `blobs` in few steps."""
 pytestmark = pytest.mark.filterwarnings("ignore:recognised no better", "ignore:taken for each other")
 
 
@@ -382,10 +386,7 @@ def held(rows: torch.Tensor, axes: torch.Tensor) -> float:
 @pytest.mark.slow
 def test_the_subspace_that_acts_is_found_beyond_chance() -> None:
     g, axes = blobs()
-    method = Voynov(
-        n_directions=6, n_steps=400, learning_rate=3e-3, shift=3.0, shift_weight=1.0, noise=0.5, body="resnet",
-        width=0.25, learn_in="fp32",
-    )  # fmt: skip
+    method = replace(BLOBS, n_directions=6, n_steps=400)
     found = held(method.fit(g).vectors[:, 0], axes)
     chance = [held(LearnedFrame(6, 32, "orthonormal", seed)().detach(), axes) for seed in range(1000)]
     assert held(method.game(g, "orthonormal", 0).mover.frame().detach(), axes) < max(chance)
@@ -395,10 +396,7 @@ def test_the_subspace_that_acts_is_found_beyond_chance() -> None:
 @pytest.mark.slow
 def test_what_plainer_changes_hide_is_found_beside_them() -> None:
     g, axes = blobs()
-    method = Voynov(
-        n_directions=4, n_steps=150, learning_rate=3e-3, shift=3.0, shift_weight=1.0, noise=0.5, body="resnet",
-        width=0.25, learn_in="fp32",
-    )  # fmt: skip
+    method = replace(BLOBS, n_directions=4, n_steps=150)
     plain, hue = axes[[0, 1, 2, 4]], axes[[3]]
     game = method.game(g, "orthonormal", 0, beside=plain)
     (before,) = principal_angles(game.mover.frame().detach(), hue).tolist()
