@@ -4,22 +4,23 @@
     python tools/toonfaces/render.py --n 40000 --seed 0 --resolution 32 --out toon32.npz
     python -m benchmarks.result --data toon32.npz --runs runs/result --seeds 0-4
 
-trains, on one thread and with as many kimg each, EigenGANs, the same network without subspaces (`twin`, fed by as many
-numbers at its base) and small StyleGAN2s; `--correlated` and `--rare` name further sets, and each trains EigenGANs of
-its own. What is there is used, what was stopped goes on, and without `--data` nothing is trained. Then every method is
-compared in every family at equal strengths (`eigenlens compare`, cell by cell, resumable), and `docs/results/` gets
-`results.jsonl.gz` (every number, with the command that gives it again), `tables.md` and `figures.json`.
+trains, on one thread and with as many kimg each, EigenGANs, the same with a floor on effects (`floor`), the same
+network without subspaces (`twin`, fed by as many numbers at its base) and small StyleGAN2s; `--correlated` and `--rare`
+name further sets, and each trains EigenGANs of its own. What is there is used, what was stopped goes on, and without
+`--data` nothing is trained. Then every method is compared in every group at equal strengths (`eigenlens compare`, cell
+by cell, resumable), and `docs/results/` gets `results.jsonl.gz` (every number, with the command that gives it again),
+`tables.md` and `figures.json`.
 
-Two controls have to come out bad: `shuffled`, the first EigenGAN with the entries of every weight put in random order,
+Two controls of the bundled generator have to come out bad: `shuffled`, its weights with their entries in random order,
 and `duplicated`, one random direction ten times over.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import gzip
 import json
+import math
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,8 +36,10 @@ from eigenlens.compare import Comparison, Grid, Summary, cell_text, claims, clai
 from eigenlens.directions import Directions
 from eigenlens.files import write_json, write_text
 from eigenlens.generator import Generator, load_generator
+from eigenlens.inference import bootstrap_difference
 from eigenlens.method import METHODS, provenance
 from eigenlens.metric import METRICS
+from eigenlens.reader import open_reader, read
 from eigenlens.training import eigengan, stylegan2
 
 OUT = Path(__file__).parents[1] / "docs" / "results"
@@ -51,6 +54,7 @@ TWIN: dict[str, Any] = SHAPE | {"noise_dim": 82, "n_basis": 0}
 """As many numbers as eps and all z of `SHAPE` have, 64 + 3 * 6, all at the base."""
 FAMILIES: dict[str, tuple[Any, str, dict[str, Any], str]] = {
     "eigengan": (eigengan, "cpu-64", SHAPE, "data"),
+    "floor": (eigengan, "cpu-64", SHAPE | {"effect_floor": 0.15}, "data"),
     "stylegan2": (stylegan2, "stylegan2-32", LENGTH, "data"),
     "twin": (eigengan, "cpu-64", TWIN, "data"),
     "correlated": (eigengan, "cpu-64", SHAPE, "correlated"),
@@ -59,19 +63,29 @@ FAMILIES: dict[str, tuple[Any, str, dict[str, Any], str]] = {
 """Group -> what trains it, its preset, what is changed in that, and which data it learns from."""
 FEATURES = ["ganspace(at={at},n_samples=2000)", "ganspace(at={at},n_samples=2000,rotation=ica)"]
 SUPERVISED = "supervised(n_samples=2000)"
+JACOBIAN = "jacobian(n_samples=8)"
 LEARNED = [
-    "voynov(n_steps=300,batch=16,learning_rate=0.001,width=0.5)",
-    "warped(n_steps=300,batch=16,learning_rate=0.001,width=0.5,n_dipoles=8)",
-    "contrastive(n_steps=300,batch=6,learning_rate=0.005)",
+    "voynov(n_steps=600,batch=16,learning_rate=0.001,width=0.5)",
+    "warped(n_steps=600,batch=16,learning_rate=0.001,width=0.5,n_dipoles=8)",
+    "contrastive(n_steps=600,batch=6,learning_rate=0.005)",
 ]
-"""Learned methods at one small budget, 300 steps."""
-JUDGES = [
-    "attribute_matrix_toonfaces_v1",
-    "attribute_matrix_pixels_v1",
-    "principal_closeness_v1",
-    "effect_orthogonality_v1",
+"""Learned methods at one budget, 600 steps: about as many CPU seconds as all else together."""
+PURITY = "attribute_matrix_toonfaces_v1"
+"""The metric that is measured at all four calibrations; the others at equal change of images alone."""
+CLOSENESS = "principal_closeness_v1"
+BESIDE = ["attribute_matrix_pixels_v1", CLOSENESS, "effect_orthogonality_v1"]
+PAIRS = [
+    (("eigengan", "eigen"), ("stylegan2", "sefa")),
+    (("eigengan", "eigen"), ("stylegan2", "ganspace(n_samples=20000)")),
+    (("eigengan", "eigen"), ("twin", "sefa")),
+    (("eigengan", "sefa"), ("stylegan2", "sefa")),
+    (("eigengan", "random"), ("stylegan2", "random")),
+    (("eigengan", "supervised(n_samples=2000)"), ("stylegan2", "supervised(n_samples=2000)")),
+    (("floor", "eigen"), ("eigengan", "eigen")),
+    (("correlated", "eigen"), ("eigengan", "eigen")),
+    (("rare", "eigen"), ("eigengan", "eigen")),
 ]
-AT_CHANGE = {"principal_closeness_v1": ["change"], "effect_orthogonality_v1": ["change"]}
+"""What is compared across networks that have nothing in common but their data."""
 
 
 @dataclass(frozen=True)
@@ -139,52 +153,29 @@ def networks(runs: Path, group: str, seeds: Sequence[int], kimg: float) -> list[
 # --- grids ------------------------------------------------------------------------------------------------------------
 
 
-def grids(
-    runs: Path, seeds: Sequence[int], kimg: float, *, most: int | None = None, brief: bool = False
-) -> Iterator[tuple[str, Grid]]:
-    """Give the comparisons that the networks in `runs` allow, most telling first.
+def grids(runs: Path, seeds: Sequence[int], kimg: float) -> Iterator[tuple[str, Grid]]:
+    """Give the comparisons that the networks in `runs` allow, by group.
 
     Args:
         runs: holds the networks.
         seeds: of the networks.
         kimg: that a network must have been trained for.
-        most: methods of each grid; by default all.
-        brief: compare at equal change of images alone, with strengths read off 4 codes instead of 16.
     """
-    changed: dict[str, Any] = {"calibrations": ("change",), "at": {}, "profile_codes": 4} if brief else {}
-    for name, grid in _all_grids(runs, seeds, kimg):
-        yield name, dataclasses.replace(grid, methods=grid.methods[:most], **changed)
-
-
-def _all_grids(runs: Path, seeds: Sequence[int], kimg: float) -> Iterator[tuple[str, Grid]]:
-    found = {group: networks(runs, group, seeds, kimg) for group in FAMILIES}
-    plain = {"metrics": JUDGES, "at": AT_CHANGE, "reader": "pixels", "k": K, "null": 0}
     pca, ica = (each.format(at="layer3") for each in FEATURES)
-    rest = ["jacobian(n_samples=8)", "random(law=covariance)"]
-    if found["eigengan"]:
-        methods = ["eigen", "random", "sefa", pca, SUPERVISED, "axes", "duplicated", ica, *rest]
-        yield "eigengan", Grid.from_dict({"generators": {"eigengan": found["eigengan"]}, "methods": methods} | plain)
-    if found["stylegan2"]:
-        of_w = ["ganspace(n_samples=20000)", "ganspace(n_samples=20000,rotation=ica)"]
-        methods = ["sefa", "random", of_w[0], SUPERVISED, "axes", "duplicated", of_w[1], *rest]
-        yield "stylegan2", Grid.from_dict({"generators": {"stylegan2": found["stylegan2"]}, "methods": methods} | plain)
-    if found["twin"]:
-        methods = ["sefa", "random", pca, SUPERVISED, "axes", "duplicated", ica, *rest]
-        yield "twin", Grid.from_dict({"generators": {"twin": found["twin"]}, "methods": methods} | plain)
-    if found["eigengan"]:
-        broken = str(shuffled(found["eigengan"][0], runs / "shuffled-32-seed0"))
-        methods = ["eigen", "random", "sefa", pca]
-        yield "shuffled", Grid.from_dict({"generators": {"shuffled": [broken]}, "methods": methods} | plain)
-        learned = {
-            "generators": {"eigengan": found["eigengan"][:1]},
-            "methods": ["random", "eigen", "sefa", *LEARNED, pca, "duplicated"],
-            "metrics": [*JUDGES, "recovery_200_v1"],
-        }
-        yield "learned", Grid.from_dict(plain | learned)
-    for group in ("correlated", "rare"):
-        if found[group]:
-            methods = ["eigen", "sefa", "random", pca, SUPERVISED]
-            yield group, Grid.from_dict({"generators": {group: found[group]}, "methods": methods} | plain)
+    of_w = ["ganspace(n_samples=20000)", "ganspace(n_samples=20000,rotation=ica)"]
+    few = ["eigen", "sefa", "random", pca, SUPERVISED]
+    methods = {
+        "eigengan": ["eigen", "random", "sefa", pca, SUPERVISED, "axes", JACOBIAN, ica, *LEARNED],
+        "stylegan2": ["sefa", "random", of_w[0], SUPERVISED, "axes", JACOBIAN, of_w[1]],
+        "twin": ["sefa", "random", pca, SUPERVISED, "axes", JACOBIAN, ica],
+        "floor": few,
+        "correlated": few,
+        "rare": few,
+    }
+    common = {"metrics": [PURITY, *BESIDE], "at": {name: ["change"] for name in BESIDE}, "reader": "pixels"}
+    for group, chosen in methods.items():
+        if found := networks(runs, group, seeds, kimg):
+            yield group, Grid.from_dict(common | {"generators": {group: found}, "methods": chosen, "k": K, "null": 0})
 
 
 def controls(runs: Path) -> list[dict[str, Any]]:
@@ -201,7 +192,7 @@ def controls(runs: Path) -> list[dict[str, Any]]:
     for label, generator, method in asked:
         directions = method.fit(generator, seed=0)[:K]
         row: dict[str, Any] = {"network": label, "directions": method.name}
-        for name in ("attribute_matrix_toonfaces_v1", "effect_orthogonality_v1"):
+        for name in (PURITY, "effect_orthogonality_v1"):
             score = METRICS[name]().score(generator, directions, seed=0)
             row[name] = round(score.value, 4)
             if "coverage" in score.details:
@@ -233,9 +224,56 @@ def row(summary: Summary) -> dict[str, Any]:
 
 def beyond(summary: Summary) -> dict[str, str]:
     """Return the row of a table of further figures of an attribute matrix."""
-    names = {f"coverage {K}": "coverage", "mean linearity": "linearity", "mean monotonicity": "monotonicity"}
+    names = {
+        f"coverage {K}": "coverage",
+        "mean linearity": "linearity",
+        "mean monotonicity": "monotonicity",
+        "mean abstained": "abstained",
+    }
     told = {title: f"{summary.further[name]:.3f}" for name, title in names.items() if name in summary.further}
-    return {"generator": summary.group, "method": summary.method} | dict.fromkeys(names.values(), "-") | told
+    return {"method": summary.method} | dict.fromkeys(names.values(), "-") | told
+
+
+def across(found: Mapping[str, Sequence[Summary]], metric: str) -> list[dict[str, str]]:
+    """Return a row for each of `PAIRS`: a metric of two methods on two groups of networks at equal change of images.
+
+    Args:
+        found: group -> its summaries.
+        metric: which; it has to see effects on images alone, for codes of two networks have nothing in common.
+    """
+    at_change = {
+        (group, each.method): each
+        for group, summaries in found.items()
+        for each in summaries
+        if (each.metric, each.calibration) == (metric, "change") and each.interval is not None
+    }
+    rows = []
+    for first, second in PAIRS:
+        if first in at_change and second in at_change:
+            a, b = at_change[first], at_change[second]
+            apart = bootstrap_difference(a.values, b.values)
+            verdict = "-" if not math.isfinite(apart.low) else "apart" if apart.excludes_zero else "not apart"
+            difference = f"{apart.mean:+.3f} [{apart.low:.3f}, {apart.high:.3f}]"
+            row = {"first": " ".join(first), "second": " ".join(second), "of first": cell_text(a)}
+            rows.append(row | {"of second": cell_text(b), "difference": difference, "": verdict})
+    return rows
+
+
+def about_networks(runs: Path, seeds: Sequence[int], kimg: float) -> list[dict[str, str]]:
+    """Return a row a network: how far its samples are from the data, and from how many the reader of faces abstains."""
+    rows = []
+    reader = open_reader("toonfaces")
+    for group in FAMILIES:
+        for source in networks(runs, group, seeds, kimg):
+            generator = load_generator(source)
+            lines = [
+                json.loads(line) for line in (Path(source).parent / "metrics.jsonl").read_text("utf-8").splitlines()
+            ]
+            distance = [line["sliced_wasserstein"]["mean"] for line in lines if "sliced_wasserstein" in line][-1]
+            certain = read(reader, generator.render(generator.sample(256, seed=0))).certain
+            faces = certain.any(1).double().mean()
+            rows.append({"network": Path(source).parent.name, "distance": f"{distance:.1f}", "read": f"{faces:.2f}"})
+    return rows
 
 
 def best_shares(lines: Sequence[Mapping[str, Any]], calibration: str = "change") -> list[dict[str, str]]:
@@ -341,12 +379,24 @@ def told_further(folder: Path) -> str:
     return "\n".join(f"## {title}\n\n{markdown(rows)}" for title, rows in parts.items() if rows)
 
 
-def write(out: Path, done: Mapping[str, Comparison], seconds: float, bad: Sequence[Mapping[str, Any]] = ()) -> None:
+def write(
+    out: Path,
+    done: Mapping[str, Comparison],
+    seconds: float,
+    bad: Sequence[Mapping[str, Any]] = (),
+    trained: Sequence[Mapping[str, str]] = (),
+) -> None:
     """Write the tables and figures of all comparisons."""
     pages = ["# Tables\n\nMade by `python -m benchmarks.result`; [README.md](README.md) says what they mean.\n"]
+    if trained:
+        pages.append(f"## networks\n\n{markdown(trained)}")
     rows, lines = [], []
+    summaries = {name: summarise(comparison) for name, comparison in done.items()}
+    for metric in (PURITY, CLOSENESS):
+        if pairs := across(summaries, metric):
+            pages.append(f"## {metric} across networks, at equal change of images\n\n{markdown(pairs)}")
     for name, comparison in done.items():
-        found = summarise(comparison)
+        found = summaries[name]
         rows += [{"grid": name} | row(each) for each in found]
         pages.append(f"## {name}\n")
         for (group, metric), table in tables(found).items():
@@ -360,7 +410,12 @@ def write(out: Path, done: Mapping[str, Comparison], seconds: float, bad: Sequen
     if bad:
         pages.append(CONTROLS + told(bad))
     write_text(out / "tables.md", "\n".join(pages), force=True)
-    about = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__, "seconds": seconds}
+    about = {
+        "networks": list(trained),
+        "machine": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        "seconds": seconds,
+    }
     write_json(out / "figures.json", {"about": about, "rows": rows, "controls": list(bad)}, force=True)
     packed = gzip.compress("".join(line + "\n" for line in lines).encode(), mtime=0)
     (out / "results.jsonl.gz").write_bytes(packed)
@@ -402,10 +457,8 @@ def main() -> None:
     parser.add_argument("--seeds", default="0-4", help="of the networks (default: 0-4)")
     parser.add_argument("--kimg", type=float, default=100.0, help="of every training (default: 100)")
     parser.add_argument("--groups", nargs="*", default=list(FAMILIES), choices=FAMILIES, help="train only these")
-    which = "only these: eigengan, stylegan2, twin, shuffled, learned, ...; none, with --controls: the controls alone"
+    which = "only these: eigengan, stylegan2, twin, ...; none: train alone, or with --controls the controls alone"
     parser.add_argument("--grids", nargs="*", help=which)
-    parser.add_argument("--methods", type=int, help="only the first so many of each grid")
-    parser.add_argument("--brief", action="store_true", help="only at equal change of images, read off 4 codes")
     parser.add_argument("--controls", action="store_true", help="score the controls on the bundled generator too")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no further grid after so many")
     parser.add_argument("--out", type=Path, default=OUT, help="for the tables (default: docs/results)")
@@ -421,28 +474,30 @@ def main() -> None:
     if args.further:
         print(told_further(args.further), end="")
         return
-    METHODS.table["duplicated"] = "benchmarks.result:Duplicated"
     runtime.set_threads(1)
     began = time.monotonic()
     data = {"data": args.data, "correlated": args.correlated, "rare": args.rare}
     seeds = parse_seeds(args.seeds)
     train_networks(args.runs, data, args.groups, seeds, args.kimg)
+    if args.grids == ["none"] and not args.controls:
+        return
     kept = args.runs / "controls.json"
     if args.controls:
         write_json(kept, controls(args.runs), force=True)
-    if args.grids == ["none"] and args.controls:
+    if args.grids == ["none"]:
         rewrite_controls(args.out, json.loads(kept.read_text("utf-8")))
         return
     bad = json.loads(kept.read_text("utf-8")) if kept.exists() else []
+    trained = about_networks(args.runs, seeds, args.kimg)
     done: dict[str, Comparison] = {}
-    for name, grid in grids(args.runs, seeds, args.kimg, most=args.methods, brief=args.brief):
+    for name, grid in grids(args.runs, seeds, args.kimg):
         comparison = Comparison(grid, args.runs / "grids" / name, device="cpu", log=print)
         is_asked = not args.grids or name in args.grids
         if is_asked and time.monotonic() - began < 60 * args.minutes:
             comparison.run()
         if comparison.results.path.exists():
             done[name] = comparison
-            write(args.out, done, time.monotonic() - began, bad)
+            write(args.out, done, time.monotonic() - began, bad, trained)
     contact_sheet(args.runs, list(FAMILIES), seeds, args.kimg, args.out)
 
 

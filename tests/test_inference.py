@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from eigenlens.errors import UserError
-from eigenlens.inference import krippendorff_alpha, nested_bootstrap, p_value
+from eigenlens.inference import bootstrap_difference, krippendorff_alpha, nested_bootstrap, p_value
 
 NAN = math.nan
 
@@ -38,6 +38,18 @@ def test_one_level_is_the_ordinary_bootstrap() -> None:
     wanted = 1.96 * values.std() / math.sqrt(200)
     assert found.high - found.mean == pytest.approx(wanted, rel=0.1)
     assert found.mean - found.low == pytest.approx(wanted, rel=0.1)
+
+
+def test_a_difference_has_the_variance_of_both_sides() -> None:
+    random = np.random.default_rng(0)
+    first, second = random.normal(1, 1, size=100), random.normal(0, 2, size=50)
+    found = bootstrap_difference(first, second, draws=4000)
+    wanted = 1.96 * math.sqrt(first.var() / 100 + second.var() / 50)
+    assert found.mean == pytest.approx(first.mean() - second.mean())
+    assert found.high - found.mean == pytest.approx(wanted, rel=0.1)
+    assert math.isnan(bootstrap_difference(first, second[:1]).low)  # one network on a side carries no interval
+    with pytest.raises(UserError, match="no finite value"):
+        bootstrap_difference(first, np.full(3, NAN))
 
 
 def test_the_outermost_level_carries_its_own_variance() -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import gzip
 import importlib
 import json
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from eigenlens.compare import Comparison, Grid
+from eigenlens.compare import Comparison, Grid, Summary
 from eigenlens.generator import load_generator
 from eigenlens.generators.eigengan import EigenGAN, EigenGANConfig, EigenGANNetwork
+from eigenlens.inference import nested_bootstrap
 from eigenlens.method import METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -43,7 +46,7 @@ def runs(tmp_path_factory) -> Path:
 
 def test_only_networks_that_are_there_are_compared(runs) -> None:
     names = dict(result.grids(runs, (0, 1), 60.0))
-    assert list(names) == ["eigengan", "shuffled", "learned"]
+    assert list(names) == ["eigengan"]
     assert names["eigengan"].generators == {"eigengan": (str(runs / "eigengan-32-seed0" / "last"),)}
     assert result.trained_kimg(result.place(runs, "eigengan", 1)) == 12
 
@@ -84,6 +87,40 @@ def test_duplicated_directions_come_out_bad_and_everything_is_written(runs, tmp_
     lines = gzip.decompress((tmp_path / "results.jsonl.gz").read_bytes()).decode().splitlines()
     assert len(lines) == 4
     assert all(json.loads(line)["command"].startswith("eigenlens compare") for line in lines)
+
+
+def test_groups_are_compared_in_effects_alone(runs) -> None:
+    def summary(method: str, values: list[float], calibration: str = "change") -> Summary:
+        array = np.array(values)[:, None, None]
+        return Summary(
+            "toy",
+            method,
+            result.PURITY,
+            calibration,
+            array,
+            nested_bootstrap(array),
+            0,
+            10,
+            math.nan,
+            "done",
+            "",
+            "",
+            {},
+        )
+
+    own = [0.30, 0.31, 0.32]
+    found = {
+        "eigengan": [summary("eigen", own), summary("eigen", [9.0], "native"), summary("random", [0.1, 0.2])],
+        "stylegan2": [summary("sefa", [0.20, 0.21]), summary("random", [0.15])],
+    }
+    apart, not_apart = result.across(found, result.PURITY)
+    assert apart["first"] == "eigengan eigen"
+    assert apart["second"] == "stylegan2 sefa"
+    assert apart["difference"].startswith("+0.105")
+    assert apart[""] == "apart"
+    assert not_apart["difference"].startswith("+0.000")
+    assert not_apart[""] == "-"  # one network carries no interval
+    assert result.across(found, "another") == []
 
 
 def test_controls_are_rewritten_alone(tmp_path) -> None:

@@ -58,9 +58,7 @@ def nested_bootstrap(values: np.ndarray, *, draws: int = DRAWS, level: float = L
         >>> nested_bootstrap(np.array([[1.0, 3.0], [5.0, np.nan]])).mean
         3.5
     """
-    tree = _tree(np.asarray(values, float))
-    if not isinstance(tree, list):
-        raise UserError("no finite value came, so there is no mean to bound")
+    tree = _some(values)
     mean = _mean(tree)
     levels = _widths(tree)
     if max(levels) == 1:
@@ -70,7 +68,44 @@ def nested_bootstrap(values: np.ndarray, *, draws: int = DRAWS, level: float = L
     return Interval(mean, float(low), float(high), levels)
 
 
+def bootstrap_difference(
+    first: np.ndarray, second: np.ndarray, *, draws: int = DRAWS, level: float = LEVEL, seed: int = 0
+) -> Interval:
+    """Bound the difference of two means of nested measurements that have no member in common.
+
+    Args:
+        first, second: as `nested_bootstrap` takes them; each is drawn by itself.
+        draws: of the bootstrap.
+        level: of the interval.
+        seed: of the draws.
+
+    Raises:
+        UserError: where either has no finite value.
+
+    Example:
+        >>> bootstrap_difference(np.array([3.0, 3.0]), np.array([1.0, 1.0])).low
+        2.0
+    """
+    a, b = _some(first), _some(second)
+    mean = _mean(a) - _mean(b)
+    levels = tuple(min(pair) for pair in zip(_widths(a), _widths(b), strict=True))
+    if 1 in (max(_widths(a)), max(_widths(b))):
+        return Interval(mean, math.nan, math.nan, levels)
+    random = runtime.generator_for(seed, "bootstrap")
+    drawn = _drawn(a, random, draws) - _drawn(b, random, draws)
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(mean, float(low), float(high), levels)
+
+
 Tree = list  # of trees, or of numbers
+
+
+def _some(values: np.ndarray) -> Tree:
+    """Return the nested lists of what is finite."""
+    tree = _tree(np.asarray(values, float))
+    if not isinstance(tree, list):
+        raise UserError("no finite value came, so there is no mean to bound")
+    return tree
 
 
 def _tree(values: np.ndarray) -> Tree | float | None:
