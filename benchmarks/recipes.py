@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 from benchmarks._machine import machine
+from benchmarks._training import train_whole
 from eigenlens import runtime
 from eigenlens.commands.words import parse_seeds
 from eigenlens.effect import measure_effect
@@ -155,7 +156,7 @@ def main() -> None:
                     continue
                 run = folder_of(args.runs, name, recipe, seed)
                 config = configure("cpu-64", **(BASE | RECIPES[recipe]), kimg=args.kimg, seed=seed)
-                train(config, data=path, run=run, threads=args.threads)
+                train_whole(train, config, data=path, run=run, threads=args.threads)
                 cell = {"data": name, "recipe": recipe, "seed": seed} | measured(run, Path(path))
                 cells[name, recipe, seed] = cell
                 write_json(args.out, {"machine": machine(), "cells": in_order(cells.values())}, force=True)

@@ -25,6 +25,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks._machine import machine
+from benchmarks._training import end_if_stopped
 from eigenlens.files import write_json
 
 RESULTS = Path(__file__).parent / "results" / "saliency.json"
@@ -118,7 +119,7 @@ def train(folder: Path, generator_name: str, seed: int) -> tuple[Path, dict[str,
     """Train a segmenter with the defaults, or go on where it stopped; return its file and what it cost.
 
     Raises:
-        KeyboardInterrupt: after Ctrl-C, once the state is saved.
+        SystemExit: after Ctrl-C or SIGTERM, once the state is saved.
     """
     import eigenlens
     from eigenlens.method import find_directions
@@ -147,8 +148,7 @@ def train(folder: Path, generator_name: str, seed: int) -> tuple[Path, dict[str,
         "made_of": made_of,
     }
     write_json(costs, about, force=True)
-    if Segmenter.load(out).about["kimg"] < config.kimg:
-        raise KeyboardInterrupt("stopped; the same command goes on")
+    end_if_stopped(Segmenter.load(out).about["kimg"], config.kimg)
     return out, about
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import importlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ import torch
 
 from eigenlens.generator import Generator
 from eigenlens.generators.eigengan import EigenGANConfig, EigenGANNetwork
+from eigenlens.training.eigengan import Training
 
 ROOT = Path(__file__).parents[1]
 
@@ -110,6 +113,30 @@ def test_recipes_are_trained_measured_and_told(tmp_path: Path, monkeypatch: pyte
     assert [len(cell["effects"]) for cell in cells] == [12, 12, 6, 6]
     assert cells[0]["distance"] != cells[1]["distance"]
     assert "| noise | q = 3 | 2 |" in capsys.readouterr().out
+
+
+def test_a_stopped_training_ends_the_command_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    recipes = importlib.import_module("benchmarks.recipes")
+    monkeypatch.setattr(recipes, "BASE", recipes.BASE | {"resolution": 16, "noise_dim": 4, "base_channels": 4})
+    data, runs, out = tmp_path / "noise.npy", tmp_path / "runs", tmp_path / "recipes.json"
+    np.save(data, np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), np.uint8))
+    words = ["recipes", "--data", f"noise={data}", "--runs", str(runs), "--out", str(out), "--threads", "1"]
+    monkeypatch.setattr(sys, "argv", [*words, "--recipes", "published", "--seeds", "0-1", "--kimg", "0.064"])
+    step = Training.take_step
+
+    def stopped(self: Training, *batch: torch.Tensor) -> torch.Tensor:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *batch)
+
+    monkeypatch.setattr(Training, "take_step", stopped)
+    with pytest.raises(SystemExit, match=r"stopped at 0\.032 of 0\.064 kimg; the same command goes on"):
+        recipes.main()
+    assert not out.exists()  # half a training was not measured
+    assert [path.name for path in runs.glob("*-seed*")] == ["noise-published-seed0"]  # nor the next one begun
+    monkeypatch.setattr(Training, "take_step", step)
+    recipes.main()
+    assert len(json.loads(out.read_text("utf-8"))["cells"]) == 2
 
 
 def test_the_course_of_a_training_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
