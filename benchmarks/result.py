@@ -30,6 +30,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from benchmarks._training import train_whole, trained_kimg
 from eigenlens import images, runtime
 from eigenlens.commands.words import parse_seeds
 from eigenlens.compare import Comparison, Grid, Summary, cell_text, claims, claims_text, markdown, summarise, tables
@@ -112,12 +113,6 @@ def place(runs: Path, group: str, seed: int) -> Path:
     return runs / f"{group}-32-seed{seed}"
 
 
-def trained_kimg(folder: Path) -> float:
-    """Return how long a network was trained, in kimg; 0 where there is none."""
-    config = folder / "last" / "config.json"
-    return float(json.loads(config.read_text("utf-8"))["training"]["kimg"]) if config.exists() else 0.0
-
-
 def train_networks(
     runs: Path, data: Mapping[str, Path | None], groups: Sequence[str], seeds: Sequence[int], kimg: float
 ) -> None:
@@ -128,7 +123,7 @@ def train_networks(
             source, folder = data[which], place(runs, group, seed)
             if source is not None and trained_kimg(folder) < kimg - 0.1:
                 config = family.configure(preset, kimg=kimg, seed=seed, **changed)
-                family.train(config, data=source, run=folder, threads=1)
+                train_whole(family.train, config, data=source, run=folder, threads=1)
 
 
 def shuffled(source: str, folder: Path) -> Path:
