@@ -31,8 +31,8 @@ RANKS = {
     1: ("checkpoint", "codes", "curves", "passes", "photo", "tuning", "unpickle"),
     2: ("directions", "generator"),
     3: (
-        "algebra", "edit", "effect", "encoder", "exchange", "film", "method", "mixture", "metric", "profile",
-        "reader", "reconstructor", "sheet", "teach",
+        "algebra", "course", "edit", "effect", "encoder", "exchange", "film", "method", "mixture", "metric", "move",
+        "profile", "reader", "reconstructor", "sheet", "teach",
     ),
     4: ("generators", "methods", "metrics", "readers"),
     5: (
@@ -51,8 +51,8 @@ SHARED_IN_FOLDER = {
 """The files of a folder of leaves that its other files may import: methods compute in closed form, or learn;
 readers find weights in packages, or in graphs."""
 SAME_RANK = {
-    ("checkpoint", "unpickle"), ("sheet", "effect"), ("film", "effect"), ("edit", "reader"), ("explorer", "export"),
-    ("widget", "explorer"),
+    ("checkpoint", "unpickle"), ("sheet", "effect"), ("film", "effect"), ("explorer", "export"),
+    ("edit", "course"), ("edit", "move"), ("course", "move"), ("course", "reader"), ("widget", "explorer"),
     ("method", "exchange"), ("files", "errors"),
     ("images", "errors"), ("images", "files"), ("registry", "errors"), ("runtime", "errors"),
     ("inference", "errors"), ("inference", "runtime"), ("repository", "errors"),

@@ -15,10 +15,10 @@ from eigenlens import Directions, Unsupported, UserError, algebra, curves
 from eigenlens.codes import Codes
 from eigenlens.curves import Dipoles, NetworkField
 from eigenlens.directions import concatenate, unit_norm
-from eigenlens.edit import Move, move_codes
 from eigenlens.effect import calibrate, equal_change, traverse
 from eigenlens.exchange import export_directions
 from eigenlens.generator import Generator
+from eigenlens.move import Move, move_codes
 from eigenlens.sheet import sheet
 from toy_spaces import SlotToy
 

@@ -11,24 +11,13 @@ import torch
 from safetensors.torch import save_file
 
 from eigenlens.codes import CODES_FORMAT, Codes, save_codes
+from eigenlens.course import find_attribute, region_mask, show, without_change
 from eigenlens.directions import Directions, standard_deviation, unit_norm
-from eigenlens.edit import (
-    Edit,
-    Goal,
-    Move,
-    Start,
-    apply,
-    edit_codes,
-    find_attribute,
-    move_codes,
-    region_mask,
-    show,
-    start_codes,
-    without_change,
-)
+from eigenlens.edit import Edit, Goal, Move, Start, apply, edit_codes, start_codes
 from eigenlens.errors import UserError
 from eigenlens.generator import Generator
 from eigenlens.method import find_directions
+from eigenlens.move import move_codes
 from eigenlens.reader import READERS
 from eigenlens.readers.pixels import Pixels
 from families import TINY

@@ -16,7 +16,6 @@ import torch
 from eigenlens import presets
 from eigenlens.codes import Space
 from eigenlens.directions import Directions, Provenance, concatenate, standard_deviation, unit_norm
-from eigenlens.edit import Move, move_codes
 from eigenlens.errors import UnknownName, Unsupported, UserError
 from eigenlens.exchange import (
     FOREIGN_DISTANCE,
@@ -25,6 +24,7 @@ from eigenlens.exchange import (
     export_directions,
     import_directions,
 )
+from eigenlens.move import Move, move_codes
 from toy_spaces import FunctionToy, SlotToy
 
 DIM = 6

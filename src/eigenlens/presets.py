@@ -23,9 +23,9 @@ from typing import Any
 import torch
 
 from .directions import Directions
-from .edit import Move
 from .errors import UserError, unknown_name
 from .generator import Generator
+from .move import Move
 
 FORMAT = "eigenlens.presets/1"
 FOLDER = Path(__file__).parent / "assets" / "presets"

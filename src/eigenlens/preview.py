@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from .codes import Codes, concatenate
+from .course import Course, show
 from .directions import Directions
-from .edit import Course, Edit, Start, edit_codes, move_codes, show, start_codes
+from .edit import Edit, Start, edit_codes, start_codes
 from .effect import traverse
 from .errors import UserError
 from .generator import Generator, State
+from .move import move_codes
 
 N_STARTS = 512
 """Starting codes that are kept."""
@@ -143,7 +145,8 @@ class Preview:
     def morph(self, edit: Edit, n: int) -> Tensor:
         """Render the way from where an Edit starts to where it leads: [n, channels, height, width] on the CPU."""
         with self._lock, torch.inference_mode():
-            course = Course(self.generator, self.starts(edit.codes), edit, self.find)
+            codes = self.starts(edit.codes)
+            course = Course(self.generator, codes, edit.moves, self.find, keep=edit.keep, region=edit.region)
             way = concatenate([course.at(k / max(1, n - 1)) for k in range(n)])
             if edit.region is None:
                 return self.generator.render(way)
