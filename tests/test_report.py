@@ -59,6 +59,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Comparison, Path]:
             "null": 6,
             "reader": "painted:Regions",
             "profile_codes": 8,
+            "at": {"latent_orthogonality_v1": ["kid_pixels"]},  # by which a profile has it too
             "oracle": "painted:painter",
         }
     )
@@ -89,6 +90,7 @@ def test_every_direction_has_a_passport(report) -> None:
         "effect",
         "p against random",
         "equal realism",
+        "equal kid_pixels",
         "eigenlens traverse painted:painter",
         "eigenlens names ",
     ):

@@ -619,7 +619,7 @@ class Comparison:
         return measure_yardstick(generator, any_direction, open_reader(self.grid.reader), kernels=self.kernels)
 
     @functools.cached_property
-    def kernels(self) -> tuple[str, ...]:
+    def kernels(self) -> tuple[Calibration, ...]:
         """Return the calibrations by kernel distance that are asked for and whose extractor is installed."""
         asked = {*self.grid.calibrations, *(each for some in self.grid.at.values() for each in some)}
         found = []

@@ -60,7 +60,7 @@ TARGETS: Mapping[str, float] = {
 }  # fmt: skip
 """What each calibration wants: σ; a share of the distance of two samples; standard deviations; a share of the way; and
 shares of half the mean squared distance of two samples under the kernel."""
-KERNELS: Mapping[str, str | None] = {"kid_pixels": None, "kid_efficientnet": "efficientnet_lite0"}
+KERNELS: Mapping[Calibration, str | None] = {"kid_pixels": None, "kid_efficientnet": "efficientnet_lite0"}
 """Calibration by kernel distance -> the extractor of its features; None stands for `effect.image_features`."""
 
 SIDE_STEPS = 8
@@ -91,7 +91,7 @@ class Kernel:
     """Half the mean squared distance of two samples under the kernel: how far a set would be that repeats one image."""
 
     @classmethod
-    def of(cls, name: str, images: Tensor) -> Kernel:
+    def of(cls, name: Calibration, images: Tensor) -> Kernel:
         """Look at samples [n, channels, height, width] as the calibration `name` does.
 
         Raises:
@@ -136,7 +136,7 @@ class Yardstick:
     spread: Tensor
     """Standard deviation of each attribute among samples, [attributes]; NaN where it varies no more than the reader
     errs, or is seldom read."""
-    kernels: Mapping[str, Kernel] = field(default_factory=dict)
+    kernels: Mapping[Calibration, Kernel] = field(default_factory=dict)
     """Calibration by kernel distance -> what it measures with."""
 
 
@@ -147,7 +147,7 @@ def measure_yardstick(
     *,
     n: int = LIMIT_SAMPLES,
     seed: int = PROFILE_SEED,
-    kernels: Sequence[str] = (),
+    kernels: Sequence[Calibration] = (),
 ) -> Yardstick:
     """Look at `n` samples of a generator, at truncation 1, in the space of `directions`.
 
@@ -213,7 +213,7 @@ class Profile:
     that never varies or is read at too few codes."""
     error: Tensor
     """Standard error of that mean over codes, [k, steps, attributes]."""
-    kernels: Mapping[str, Tensor] = field(default_factory=dict)
+    kernels: Mapping[Calibration, Tensor] = field(default_factory=dict)
     """Calibration by kernel distance -> how much farther from the generator's samples edits are than at 0, as a share
     of `Kernel.spread`, [k, steps]; empty where it was not asked for."""
 
@@ -399,7 +399,7 @@ def measure_profile(
     codes = sample_for(generator, directions, n_codes, seed=seed, start=LIMIT_SAMPLES)
     sides = LIMIT_RATIO ** torch.arange(1 - SIDE_STEPS, 1, dtype=torch.float64)  # [steps of a side], up to 1
     rows = []
-    kernels: dict[str, list[Tensor]] = {name: [] for name in yardstick.kernels}
+    kernels: dict[Calibration, list[Tensor]] = {name: [] for name in yardstick.kernels}
     for k in runtime.progress(range(len(directions)), what="profile"):
         low, high = (float(end) for end in directions.limits[k])
         ends = (low, high) if math.isfinite(low) and math.isfinite(high) else (-REFERENCE, REFERENCE)

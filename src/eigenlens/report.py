@@ -51,7 +51,7 @@ from .page import (
     scatter_chart,
     table,
 )
-from .profile import CALIBRATIONS, Calibration, Profile, Strengths
+from .profile import CALIBRATIONS, KERNELS, Calibration, Profile, Strengths
 from .sheet import spread
 
 NULL_SEED = 1_000
@@ -416,7 +416,8 @@ def _found(comparison: Comparison, group: str) -> list[Found]:
         except Exception:
             continue
         null = [] if fit.is_oracle else null_purities(comparison, fit.source, directions.space)
-        strengths = {name: profile.strengths_at(name, grid.targets[name]) for name in CALIBRATIONS}
+        measured: tuple[Calibration, ...] = (*CALIBRATIONS, *(name for name in KERNELS if name in profile.kernels))
+        strengths = {name: profile.strengths_at(name, grid.targets[name]) for name in measured}
         proposals = propose(directions, profile, strengths["change"], null=null)
         file = comparison.directions_file(fit)
         strips = [_strip(generator, directions, k) for k in range(len(directions))]
