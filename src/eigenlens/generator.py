@@ -44,6 +44,7 @@ GENERATORS = Registry(
 
 NAMED = {
     "toonfaces": "assets/toonfaces",
+    "fashion": "assets/fashion",
     "ffhq-mobile": "package:random_face/data",
 }
 """Name -> where its files are: a folder of this package, or `package:NAME/FOLDER` of an installed one."""
