@@ -22,8 +22,9 @@ import gzip
 import json
 import math
 import platform
+import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -267,30 +268,34 @@ def about_networks(runs: Path, seeds: Sequence[int], kimg: float) -> list[dict[s
     return rows
 
 
-def best_shares(lines: Sequence[Mapping[str, Any]], calibration: str = "change") -> list[dict[str, str]]:
+def best_shares(lines: Iterable[Mapping[str, Any]], calibration: str = "change") -> list[dict[str, str]]:
     """Return a row a factor: the largest share that it has in what any direction of a method changes.
+
+    Of several networks the mean is given.
 
     Args:
         lines: of `results.jsonl`; those of attribute matrices are read.
         calibration: at which strengths.
     """
-    best: dict[str, dict[str, float]] = {}
-    methods: list[str] = []
+    best: dict[str, dict[str, list[float]]] = {}
+    methods: set[str] = set()
     for line in lines:
         cell = line["cell"]
         is_matrix = cell["metric"].startswith("attribute_matrix") and line["status"] == "done"
         if not is_matrix or cell["calibration"] != calibration:
             continue
-        methods.append(cell["method"])
+        methods.add(cell["method"])
         details = line["details"]
         for i, factor in enumerate(details["factors"]):
             shares = [0.0]
             for row in details["moved"]:
                 if row[i] is not None and row[i] >= MOVED:
                     shares.append(row[i] / sum(each or 0.0 for each in row))
-            best.setdefault(factor, {})[cell["method"]] = max(shares)
-    methods.sort()
-    return [{"attribute": name} | {m: f"{row.get(m, 0.0):.2f}" for m in methods} for name, row in sorted(best.items())]
+            best.setdefault(factor, {}).setdefault(cell["method"], []).append(max(shares))
+    return [
+        {"attribute": name} | {method: f"{statistics.mean(row.get(method, [0.0])):.2f}" for method in sorted(methods)}
+        for name, row in sorted(best.items())
+    ]
 
 
 def evenness(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -396,6 +401,11 @@ def write(
         at_change = [beyond(each) for each in matrix if each.calibration == "change"]
         if at_change:
             pages.append(f"### further figures at equal change of images\n\n{markdown(at_change)}")
+        faces = (line for line in comparison.results.latest().values() if line["cell"]["metric"] == PURITY)
+        if shares := best_shares(faces):
+            pages.append(
+                f"### largest share of each attribute in a direction, mean over networks\n\n{markdown(shares)}"
+            )
         pages.append(f"### what can be said of order\n\n{claims_text(claims(found))}")
         lines += [json.dumps({"grid": name} | each, sort_keys=True) for each in comparison.results.latest().values()]
     if bad:

@@ -182,3 +182,5 @@ def test_the_best_share_of_an_attribute_is_that_of_its_purest_direction() -> Non
         {"attribute": "hue", "axes": "0.00", "sefa": "0.75"},
         {"attribute": "size", "axes": "0.00", "sefa": "0.50"},
     ]
+    another = result.best_shares([*lines, line("sefa", [[1.0, 3.0]])])  # of a second network
+    assert another[0]["sefa"] == "0.50"
