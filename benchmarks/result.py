@@ -397,7 +397,7 @@ def write(
         pages.append(f"## {name}\n")
         for (group, metric), table in tables(found).items():
             pages.append(f"### {metric} on {group}\n\n{markdown(table)}")
-        matrix = [each for each in found if each.metric.startswith("attribute_matrix") and each.interval is not None]
+        matrix = [each for each in found if each.metric.startswith("attribute_matrix_toonfaces") and each.interval]
         at_change = [beyond(each) for each in matrix if each.calibration == "change"]
         if at_change:
             pages.append(f"### further figures at equal change of images\n\n{markdown(at_change)}")

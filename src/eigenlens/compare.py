@@ -1021,10 +1021,23 @@ def write_tables(comparison: Comparison) -> list[Path]:
     return pages
 
 
+_ORDER = {
+    "depends on calibration": "the order depends on the calibration for",
+    "not shown": "no order is shown of",
+}
+
+
 def claims_text(made: Sequence[Claim]) -> str:
-    """Write the claims as a list in Markdown: orders that hold first, and how many pairs cannot be told apart."""
-    kinds = ("higher", "depends on calibration", "not shown")
-    lines = [f"- {in_words(claim)}" for kind in kinds for claim in made if claim.verdict == kind]
+    """Write the claims as a list in Markdown: orders that hold first, then the pairs that cannot be told apart."""
+    lines = [f"- {in_words(claim)}" for claim in made if claim.verdict == "higher"]
+    for verdict in ("depends on calibration", "not shown"):
+        pairs: dict[tuple[str, str], list[str]] = {}
+        for claim in made:
+            if claim.verdict == verdict:
+                pairs.setdefault((claim.group, claim.metric), []).append(f"{claim.first} and {claim.second}")
+        lines += [
+            f"- {group}, {metric}: {_ORDER[verdict]} {'; '.join(each)}" for (group, metric), each in pairs.items()
+        ]
     few = sum(claim.verdict.startswith("too few") for claim in made)
     if few:
         lines.append(
