@@ -83,7 +83,7 @@ def test_duplicated_directions_come_out_bad_and_everything_is_written(runs, tmp_
     assert apart["axes(n_directions=4)"] > 0.1
     tables = (tmp_path / "tables.md").read_text("utf-8")
     assert "| duplicated(n_directions=4) |" in tables
-    assert "coverage" in tables
+    assert "effect_orthogonality_v1 on toy" in tables
     lines = gzip.decompress((tmp_path / "results.jsonl.gz").read_bytes()).decode().splitlines()
     assert len(lines) == 4
     assert all(json.loads(line)["command"].startswith("eigenlens compare") for line in lines)
