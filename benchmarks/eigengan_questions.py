@@ -300,12 +300,31 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def tables(lines: Iterable[Mapping[str, Any]]) -> str:
     """Return all tables, in Markdown, from the lines of `results.jsonl`."""
     by_question: dict[int, list[Mapping[str, Any]]] = {}
-    for line in lines:
+    for line in whole_groups(lines):
         by_question.setdefault(line["cell"]["question"], []).append(line)
     pieces = [HEAD]
     makers = {1: _first, 2: _second, 3: _third, 4: _fourth, 5: _fifth, 6: _sixth}
     pieces += [make(by_question[number]) for number, make in makers.items() if number in by_question]
     return "\n".join(pieces)
+
+
+def whole_groups(lines: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Leave out what was measured of some runs of a group where the same was measured of those and more."""
+    kept = list(lines)
+    runs: dict[str, list[set[str]]] = {}
+    for line in kept:
+        if isinstance(line["cell"].get("weights"), list):
+            runs.setdefault(_apart_from_weights(line), []).append(set(line["cell"]["weights"]))
+    return [
+        line
+        for line in kept
+        if not isinstance(line["cell"].get("weights"), list)
+        or not any(set(line["cell"]["weights"]) < more for more in runs[_apart_from_weights(line)])
+    ]
+
+
+def _apart_from_weights(line: Mapping[str, Any]) -> str:
+    return json.dumps({key: value for key, value in line["cell"].items() if key != "weights"}, sort_keys=True)
 
 
 def _grouped(lines: Iterable[Mapping[str, Any]], key: Callable[[Mapping[str, Any]], Any]) -> dict[Any, list[Any]]:

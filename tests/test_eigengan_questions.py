@@ -41,6 +41,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_group_that_grew_counts_once(questions: ModuleType) -> None:
+    def line(weights: list[str] | str, **more: object) -> dict:
+        return {"cell": {"question": 3, "group": "toon-floor", "weights": weights} | more, "figures": {}}
+
+    few, more, other, single = line(["a", "b"]), line(["b", "a", "c"]), line(["a"], what="rare"), line("a")
+    assert questions.whole_groups([few, more, other, single]) == [more, other, single]
+
+
 def test_small_runs_are_asked_everything_once(
     questions: ModuleType, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
