@@ -7,6 +7,7 @@ import math
 import multiprocessing
 import shlex
 from collections.abc import Callable
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import numpy as np
@@ -16,20 +17,24 @@ import painted
 from eigenlens import Directions, runtime
 from eigenlens.cli import main
 from eigenlens.compare import (
+    CLAIMS,
     PRESETS,
     Comparison,
     Entry,
     Grid,
     Results,
     Summary,
+    address_key,
     claims,
     in_words,
     load_grid,
+    place_of,
     summarise,
     tables,
     write_tables,
 )
 from eigenlens.errors import UserError
+from eigenlens.files import claim
 from eigenlens.generator import load_generator
 from eigenlens.inference import nested_bootstrap
 from eigenlens.method import METHODS
@@ -189,7 +194,7 @@ def test_every_cell_is_a_line_with_all_that_is_needed_to_get_it_again(done: Comp
     assert done.is_complete()
     lines = done.results.read()
     assert len(lines) == len(done.cells()) == 2 * 5 * (4 + 1)
-    line = next(each for each in lines if each["status"] == "done" and each["cell"]["metric"] == MATRIX)
+    line = next(each for each in lines if each["cell"]["method"] == "axes" and each["cell"]["metric"] == MATRIX)
     for key in ("value", "protocol", "version", "n", "seed", "seconds", "cpu_seconds", "device", "generator", "dead"):
         assert line[key] is not None
     assert "--generators painted:painter --methods axes --metrics" in line["command"]
@@ -304,19 +309,70 @@ def _alone(fit: Callable[..., Directions]) -> Callable[..., Directions]:
     return checked
 
 
-def test_processes_share_the_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_methods_under_torchrun_are_not_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     grid = small(metrics=["latent_orthogonality_v1"], methods=["axes", "random", "copies"], seeds=[0, 1])
     monkeypatch.setenv("WORLD_SIZE", "2")
-    counts = []
+    monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr(painted.Copies, "fit", _alone(painted.Copies.fit))
-    for rank in ("1", "0"):
-        monkeypatch.setenv("RANK", rank)
-        comparison = Comparison(grid, tmp_path)
-        comparison.run()
-        counts.append(len(comparison.results.read()))
-    assert counts == [3, 6]
+    comparison = Comparison(grid, tmp_path)
+    comparison.run()
     assert {each["status"] for each in comparison.results.read()} == {"done"}
     assert comparison.is_complete()
+
+
+def _hold(folder: Path, place: int, is_held: Event, may_end: Event) -> None:
+    with claim(folder / CLAIMS, place) as is_ours:
+        assert is_ours
+        is_held.set()
+        may_end.wait(60)
+
+
+def test_what_another_process_is_at_is_left_to_it(tmp_path: Path) -> None:
+    comparison = Comparison(small(metrics=["latent_orthogonality_v1"], null=0), tmp_path)
+    fit = next(each for each in comparison.grid.fits() if each.label == "random")
+    fork = multiprocessing.get_context("fork")
+    is_held, may_end = fork.Event(), fork.Event()
+    place = place_of(fit.key(comparison.grid.reader, k=comparison.grid.k))
+    other = fork.Process(target=_hold, args=(tmp_path, place, is_held, may_end))
+    other.start()
+    assert is_held.wait(60)
+    comparison.run()
+    assert [each["cell"]["method"] for each in comparison.results.read()] == ["axes"]
+    assert not comparison.is_complete()
+    other.kill()  # a claim ends with its process
+    other.join()
+    comparison.run()
+    assert [each["cell"]["method"] for each in comparison.results.read()] == ["axes", "random"]
+
+
+def test_several_processes_find_what_one_finds(tmp_path: Path) -> None:
+    grid = small(methods=["axes", "random"], seeds=[0, 1])
+    found = []
+    for count in (1, 2):
+        comparison = Comparison(grid, tmp_path / str(count))
+        comparison.run(count)
+        assert comparison.is_complete()
+        lines = comparison.results.read()
+        assert len(lines) == len(comparison.cells())  # none twice
+        found.append({address_key(each["cell"]): each["value"] for each in lines})
+    assert found[0].keys() == found[1].keys()
+    assert list(found[1].values()) == pytest.approx([found[0][key] for key in found[1]], abs=1e-6)
+    with pytest.raises(UserError, match="0 processes"):
+        Comparison(grid, tmp_path / "1").run(0)
+
+
+def test_what_failed_is_tried_once_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> Directions:
+        raise ValueError("no luck")
+
+    monkeypatch.setattr(painted.Copies, "fit", fails)
+    comparison = Comparison(small(metrics=["latent_orthogonality_v1"], methods=["copies"], null=0), tmp_path)
+    since = len(comparison.results.read())
+    for _ in range(2):  # two processes, one after the other
+        comparison._take(since)
+    assert len(comparison.results.read()) == 1
+    comparison.run()
+    assert len(comparison.results.read()) == 2
 
 
 def test_a_stopped_write_harms_no_other_line(tmp_path: Path) -> None:

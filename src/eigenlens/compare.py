@@ -1,7 +1,7 @@
 """Compare methods fairly: a grid of generators, methods, metrics and seeds, measured at four equal strengths.
 
-Each finished cell is a line of `results.jsonl`; a run that was stopped goes on where it was, and processes of torchrun
-share the cells. Tables and pages are made from that file and never typed in.
+Each finished cell is a line of `results.jsonl`; a run that was stopped goes on where it was, and processes share the
+fits out, each taking the next that is free. Tables and pages are made from that file and never typed in.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import functools
 import hashlib
 import json
 import math
+import multiprocessing
 import os
 import re
 import shlex
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +31,7 @@ from . import __version__, runtime
 from .directions import Directions
 from .effect import calibrate
 from .errors import Unsupported, UserError
-from .files import lock, write_text
+from .files import claim, lock, write_text
 from .generator import Generator, load_generator
 from .inference import Interval, nested_bootstrap
 from .method import METHODS
@@ -50,6 +52,12 @@ from .profile import (
 from .reader import EXTRACTORS, digest_of, open_reader
 
 RESULTS = "results.jsonl"
+CLAIMS = ".claims"
+"""File in the folder of a comparison by which processes tell each other what they are at."""
+MAX_PROCESSES = 4
+"""Processes that a comparison starts unless it is told otherwise: each holds the network."""
+NULL_SEED = 1_000
+"""Of the random directions that p-values are counted against, which no row of a grid is likely to have."""
 ORACLE = "oracle"
 """Method of the oracle's row: the coordinate axes of a generator whose coordinates are the true factors."""
 ORACLE_LIMITS = (-4.0, 4.0)
@@ -226,8 +234,8 @@ class Grid:
         """Give every fit of the grid: the groups of cells that share their directions."""
         for group, sources in self.generators.items():
             for source in sources:
-                for method in self.methods:
-                    for seed in self.seeds:
+                for seed in self.seeds:
+                    for method in self.methods:
                         yield Fit(group, source, method, seed)
             if self.oracle is not None:
                 yield Fit(group, self.oracle, Entry("axes"), self.seeds[0], is_oracle=True)
@@ -491,23 +499,77 @@ class Comparison:
         self.open = functools.lru_cache(maxsize=2)(self._open)
         self.yardstick = functools.lru_cache(maxsize=2)(self._yardstick)
 
-    def run(self) -> None:
-        """Fill every cell that is empty; under torchrun, this process's share of them.
+    def run(self, processes: int | None = 1) -> None:
+        """Fill every cell that is empty, and measure the random directions that the report counts p-values against.
 
         A cell whose metric or method lacks an organ in this family becomes `n/a`, one that fails becomes `failed`, both
-        with the reason; a later run tries the failed ones again.
+        with the reason; a later run tries the failed ones again. Whoever runs the same comparison at the same time,
+        under torchrun or by hand, takes what is free, so that nothing is done twice.
+
+        Args:
+            processes: how many share the work, this one among them; None: one for each thread of a CPU, at most 4, and
+                one on a GPU or under torchrun. They also share the threads. Where there are several, a script needs
+                `if __name__ == "__main__":`, as all that start processes do, and `log` has to be a function that can be
+                pickled.
 
         Raises:
-            UserError: where a network has other weights than those that the folder's numbers were measured on.
+            UserError: where a network has other weights than those that the folder's numbers were measured on, or
+                processes is below 1.
         """
+        if processes is not None and processes < 1:
+            raise UserError(f"{processes} processes came; give 1 or more")
         self._check_weights()
         if runtime.rank() == 0:
             text = yaml.safe_dump(self.grid.to_dict(), sort_keys=False, allow_unicode=True)
             write_text(self.folder / "grid.yaml", text, force=True)
-        for number, fit in enumerate(self.grid.fits()):
-            if number % runtime.world_size() == runtime.rank():
-                with runtime.alone():
-                    self._run_fit(fit)
+        since = len(self.results.read())
+        threads = torch.get_num_threads()
+        count = self._fitting(threads) if processes is None else processes
+        about = (self.grid, self.folder, self.device, self.log, max(1, threads // count), since)
+        helpers = [multiprocessing.get_context("spawn").Process(target=_help, args=about) for _ in range(count - 1)]
+        for each in helpers:
+            each.daemon = True  # none outlives this process
+            each.start()
+        torch.set_num_threads(max(1, threads // count))
+        try:
+            self._take(since)
+            for each in helpers:
+                each.join()
+            if helpers:
+                self._take(since)  # what one left that was killed
+        finally:
+            torch.set_num_threads(threads)
+
+    def _fitting(self, threads: int) -> int:
+        is_one = runtime.resolve_device(self.device).type != "cpu" or runtime.world_size() > 1
+        return 1 if is_one else min(threads, MAX_PROCESSES, sum(1 for _ in self._work()))
+
+    def _work(self) -> Sequence[tuple[str, Callable[[int], None]]]:
+        """Return the pieces that processes share out, with a name for each; what takes longest comes first."""
+        fits = sorted(self.grid.fits(), key=lambda fit: not fit.is_oracle)
+        work = [(fit.key(self.grid.reader, k=self.grid.k), functools.partial(self._run_fit, fit)) for fit in fits]
+        firsts = dict.fromkeys(sources[0] for sources in self.grid.generators.values()) if self.grid.null else ()
+        nulls = [(f"null {source}", functools.partial(self._measure_null, source)) for source in firsts]
+        return nulls + work
+
+    def _take(self, since: int) -> None:
+        """Do what nobody else is at; what was tried after line `since` of the results is not tried again."""
+        for name, do in self._work():
+            with claim(self.folder / CLAIMS, place_of(name)) as is_ours, runtime.alone():
+                if is_ours:
+                    do(since)
+
+    def _measure_null(self, source: str, since: int) -> None:
+        with contextlib.suppress(Exception):  # the report says so, where it needs it
+            self.null(source, self.open(source).default_space)
+
+    def null(self, source: str, space: str) -> Profile | None:
+        """Return the profile of the random directions that p-values are counted against; None where `null` is 0."""
+        if not self.grid.null:
+            return None
+        count = min(self.grid.null, self.open(source).space(space).dim)
+        entry = Entry("random", {"n_directions": count, "law": "covariance", "space": space})
+        return self.found(Fit("null", source, entry, NULL_SEED), k=count)[2]
 
     def _check_weights(self) -> None:
         measured: dict[str, set[str]] = {}
@@ -531,9 +593,16 @@ class Comparison:
         """Return all cells of the grid."""
         return [cell for fit in self.grid.fits() for cell in self.grid.cells(fit)]
 
-    def _run_fit(self, fit: Fit) -> None:
-        known = self.results.latest()
-        empty = [cell for cell in self.grid.cells(fit) if not self._is_known(cell, known)]
+    def _settled(self, since: int) -> set[str]:
+        """Return the addresses of cells that have a number or cannot have one, or were tried after line `since`."""
+        lines = self.results.read()
+        latest = {address_key(line["cell"]): line["status"] for line in lines}
+        tried = {address_key(line["cell"]) for line in lines[since:]}
+        return tried | {address for address, status in latest.items() if status in ("done", "n/a")}
+
+    def _run_fit(self, fit: Fit, since: int) -> None:
+        settled = self._settled(since)
+        empty = [cell for cell in self.grid.cells(fit) if address_key(cell.address(self.grid)) not in settled]
         if not empty:
             return
         began = time.monotonic(), time.process_time()
@@ -559,10 +628,6 @@ class Comparison:
         copied = {key: value for key, value in line.items() if key not in ("cell", "status", "command")}
         self._note(cell, "done", **copied, same_as={"method_seed": first.seed})
         return True
-
-    def _is_known(self, cell: Cell, known: Mapping[str, Mapping[str, Any]]) -> bool:
-        line = known.get(address_key(cell.address(self.grid)))
-        return line is not None and line["status"] in ("done", "n/a")
 
     def _run_cell(self, cell: Cell, generator: Generator, directions: Directions, profile: Profile) -> None:
         began = time.monotonic(), time.process_time()
@@ -703,6 +768,18 @@ class Comparison:
         )
         profile.save(path, force=True)
         return profile
+
+
+def place_of(name: str) -> int:
+    """Return the place in the file of claims that stands for a piece of work."""
+    return zlib.crc32(name.encode()) >> 3
+
+
+def _help(grid: Grid, folder: Path, device: str, log: Callable[[str], None], threads: int, since: int) -> None:
+    """Take part in a comparison that another process runs."""
+    torch.set_num_threads(threads)
+    with contextlib.suppress(KeyboardInterrupt):  # of which the other one tells
+        Comparison(grid, folder, device, log)._take(since)
 
 
 def most_important(directions: Directions, k: int) -> Directions:
@@ -1032,11 +1109,11 @@ def claims_text(made: Sequence[Claim]) -> str:
     lines = [f"- {in_words(claim)}" for claim in made if claim.verdict == "higher"]
     for verdict in ("depends on calibration", "not shown"):
         pairs: dict[tuple[str, str], list[str]] = {}
-        for claim in made:
-            if claim.verdict == verdict:
-                pairs.setdefault((claim.group, claim.metric), []).append(f"{claim.first} and {claim.second}")
+        for each in made:
+            if each.verdict == verdict:
+                pairs.setdefault((each.group, each.metric), []).append(f"{each.first} and {each.second}")
         lines += [
-            f"- {group}, {metric}: {_ORDER[verdict]} {'; '.join(each)}" for (group, metric), each in pairs.items()
+            f"- {group}, {metric}: {_ORDER[verdict]} {'; '.join(both)}" for (group, metric), both in pairs.items()
         ]
     few = sum(claim.verdict.startswith("too few") for claim in made)
     if few:

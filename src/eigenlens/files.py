@@ -73,6 +73,41 @@ def lock(file: Any) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
 
 
+@contextmanager
+def claim(path: str | Path, place: int) -> Iterator[bool]:
+    """Try to become the one process that holds a place of `path`, and give whether this one is.
+
+    It is let go when the block ends, or the process does, however it ends. Within one process a claim keeps nobody out.
+
+    Args:
+        path: a file that stands for the work; it stays empty.
+        place: number of the piece of work, below 2³⁰.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab+") as file:
+        file.seek(place)
+        try:
+            _claim_byte(file, place)
+        except (BlockingIOError, PermissionError):
+            yield False
+        else:
+            yield True
+
+
+def _claim_byte(file: Any, place: int) -> None:
+    """Lock one byte of a file until it is closed; it need not be there."""
+    try:
+        import fcntl
+    except ImportError:
+        import msvcrt
+
+        windows: Any = msvcrt
+        windows.locking(file.fileno(), windows.LK_NBLCK, 1)
+    else:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+
+
 def write_text(path: str | Path, text: str, *, force: bool = False) -> Path:
     """Write `text` as UTF-8, whole or not at all."""
     with written_beside(path, force=force) as beside:

@@ -19,7 +19,6 @@ from . import runtime
 from .algebra import similarity
 from .compare import (
     Comparison,
-    Entry,
     Fit,
     Grid,
     Summary,
@@ -54,8 +53,6 @@ from .page import (
 from .profile import CALIBRATIONS, KERNELS, Calibration, Profile, Strengths
 from .sheet import spread
 
-NULL_SEED = 1_000
-"""Seed of the random directions behind p-values, which no row of a grid is likely to have."""
 STRIP_STEPS = 7
 STRIP_PIXELS = 72
 """Most pixels of a strip's picture across."""
@@ -431,13 +428,9 @@ def _found(comparison: Comparison, group: str) -> list[Found]:
 
 def null_purities(comparison: Comparison, source: str, space: str) -> list[float]:
     """Return `purities` of the random directions that p-values are counted against; none where null is 0."""
-    if not comparison.grid.null:
+    profile = comparison.null(source, space)
+    if profile is None:
         return []
-    generator = comparison.open(source)
-    count = min(comparison.grid.null, generator.space(space).dim)
-    entry = Entry("random", {"n_directions": count, "law": "covariance", "space": space})
-    fit = Fit("null", source, entry, NULL_SEED)
-    _, _, profile = comparison.found(fit, k=count)
     return purities(profile, profile.strengths_at("change", comparison.grid.targets["change"]))
 
 

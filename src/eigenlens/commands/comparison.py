@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from tyro.conf import Positional, UseAppendAction
 
 from .. import runtime
 from ..compare import (
+    NULL_SEED,
     Comparison,
     claims,
     claims_text,
@@ -32,7 +34,7 @@ from ..method import METHODS, find_directions
 from ..naming import propose, purities, renamed, text_reader
 from ..profile import TARGETS, measure_profile, measure_yardstick
 from ..reader import open_reader
-from ..report import NULL_SEED, write_report
+from ..report import write_report
 from ..study import make_study, read_key, read_votes, score_study
 from .discovery import pair
 from .words import HERE, Machine, as_table, default_directions, parse_seeds
@@ -53,6 +55,7 @@ def compare(
     reader: str | None = None,
     oracle: str | None = None,
     null: int | None = None,
+    processes: int | None = None,
     machine: Machine = HERE,
 ) -> None:
     """Compare methods on generators, at four equal strengths; a run that was stopped goes on where it was.
@@ -71,6 +74,8 @@ def compare(
         reader: reads attributes.
         oracle: a generator whose coordinates are the true factors.
         null: random directions behind each p-value.
+        processes: how many share the work, and the threads; each holds a network. By default one a core, at most 4, and
+            one on a GPU.
         machine: how generators are opened.
     """
     if machine.option:
@@ -90,8 +95,9 @@ def compare(
     }
     if oracle is not None and not methods and preset is None and config is None:
         changes["methods"] = ("random",)
-    comparison = Comparison(load_grid(preset, config, **changes), out, device=machine.device, log=print)
-    comparison.run()
+    tell = functools.partial(print, flush=True)
+    comparison = Comparison(load_grid(preset, config, **changes), out, device=machine.device, log=tell)
+    comparison.run(processes)
     if not comparison.is_complete():
         print(f"{out}: this process's share is done; the one that ends last writes the tables")
         return
