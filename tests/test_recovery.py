@@ -9,8 +9,9 @@ import torch
 from blobs import blobs
 from eigenlens import Directions, Unsupported
 from eigenlens.generator import Generator
+from eigenlens.method import METHODS
 from eigenlens.metrics import recovery
-from eigenlens.metrics.recovery import Recovery, RecoveryQuick, bootstrap_interval, make_pairs
+from eigenlens.metrics.recovery import Measured, Recovery, RecoveryQuick, bootstrap_interval, make_pairs
 
 SMALL = Recovery(n_codes=150, n_moves=8, n_tests=100, n_epochs=8)
 
@@ -74,19 +75,22 @@ def test_pairs_are_balanced_and_differ_by_their_move_alone(scene) -> None:
     assert not torch.allclose(pairs.before, other.before)
 
 
-def test_baselines_are_measured_once(scene, monkeypatch) -> None:
+def test_what_came_before_is_not_measured_again(scene, monkeypatch) -> None:
     g, axes = scene
     calls = []
     measure = Recovery._measure
 
     def counted(self, generator, directions, seed):
         calls.append(directions.provenance.method)
-        return torch.eye(3), torch.ones(4, 2), torch.ones(3), torch.ones(3, dtype=torch.bool)
+        return Measured(torch.eye(3), torch.ones(4, 2), torch.ones(3), torch.ones(3, dtype=torch.bool))
 
     monkeypatch.setattr(Recovery, "_measure", counted)
-    for _ in range(2):
-        score = RecoveryQuick().score(g, directions(axes[:3]), seed=5)
+    for some in (axes[:3], axes[1:4], axes[:3]):
+        score = RecoveryQuick().score(g, directions(some), seed=5)
     assert calls == ["", "random", "axes", ""]
+    RecoveryQuick().score(g, METHODS["axes"](n_directions=3).fit(g, seed=5), seed=5)  # a baseline among the rows
+    RecoveryQuick().score(g, directions(axes[:3]), seed=6)
+    assert calls == ["", "random", "axes", "", "", "random", "axes"]
     assert score.details["axes"] == 1.0
     assert measure is not counted
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,7 +18,7 @@ from ..effect import sample_for
 from ..errors import UserError
 from ..generator import Generator
 from ..metric import Score, make_score
-from ..reader import GROUPS, Attribute, Reader, describe, factor_of, open_reader
+from ..reader import GROUPS, Attribute, Reader, Reading, describe, factor_of, open_reader
 from .features import correlation, in_sigma, plain, ranks, read_codes, read_samples, read_walk, spans
 
 MOVED = 0.1
@@ -68,11 +69,10 @@ class AttributeMatrix:
             raise UserError(f"n_steps {self.n_steps} came; give an odd number from 3, such as 5")
         if not len(directions):
             raise UserError("no directions came; there is nothing to score")
-        reader = open_reader(self.reader)
         walks = walk_and_read(
             generator,
             directions,
-            reader,
+            self.reader,
             n=self.n,
             n_samples=self.n_samples,
             strength=self.strength,
@@ -83,7 +83,9 @@ class AttributeMatrix:
         found = figures(walks)
         found["names"] = list(directions.names)
         value = sum(each or 0.0 for each in found["purity"]) / len(directions)
-        return make_score(self, generator, directions, value, n=self.n, seed=seed, reader=reader.name, **found)
+        return make_score(
+            self, generator, directions, value, n=self.n, seed=seed, reader=open_reader(self.reader).name, **found
+        )
 
 
 @dataclass(frozen=True)
@@ -113,10 +115,14 @@ class Walks:
     """Standard deviation of each attribute over samples, [attributes]; 0 where it does not vary beyond its error."""
 
 
+_KNOWN: weakref.WeakKeyDictionary[Generator, dict[tuple, tuple[Reading, Reading]]] = weakref.WeakKeyDictionary()
+"""What a reader given by name saw without any move: every set of directions of one space shares it."""
+
+
 def walk_and_read(
     generator: Generator,
     directions: Directions,
-    reader: Reader,
+    reader: str | Reader | Callable[[Tensor], Tensor],
     *,
     n: int,
     n_samples: int,
@@ -127,13 +133,20 @@ def walk_and_read(
 ) -> Walks:
     """Draw samples and walks, and read them."""
     directions = in_sigma(generator, directions)
-    _, reading = read_samples(generator, directions, reader, n_samples, seed=seed)
+    known, key = _KNOWN.setdefault(generator, {}), (directions.space, reader, n, n_samples, seed)
+    reader, is_named = open_reader(reader), isinstance(reader, str)
+    codes = sample_for(generator, directions, n, seed=seed)
+    if is_named and key in known:
+        reading, still = known[key]
+    else:
+        _, reading = read_samples(generator, directions, reader, n_samples, seed=seed)
+        still = read_codes(generator, codes, reader)
+        if is_named:
+            known[key] = reading, still
     attributes = describe(reader)
     scale = own_spread(reading.scores, reading.certain, torch.tensor([each.error for each in attributes]))
-    codes = sample_for(generator, directions, n, seed=seed)
     unit = torch.linspace(-1, 1, n_steps)
     steps = torch.stack([reach * unit for reach in spans(directions, strength, strengths)])  # [k, steps]
-    still = read_codes(generator, codes, reader)  # the middle of every walk is the code itself: read once for all
     before, after = steps[:, : n_steps // 2], steps[:, n_steps // 2 + 1 :]
     readings = [
         read_walk(generator, codes, directions, k, [*before[k].tolist(), *after[k].tolist()], reader)

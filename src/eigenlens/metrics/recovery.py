@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -47,8 +48,22 @@ DRAWS = 2000
 """Of the bootstrap over held-out codes."""
 BASELINES = ("random", "axes")
 
-_KNOWN: weakref.WeakKeyDictionary[Generator, dict[tuple, float]] = weakref.WeakKeyDictionary()
-"""Scores of the baselines of a generator, which every set of the same size in the same space shares."""
+
+class Measured(NamedTuple):
+    """What a reconstructor got right."""
+
+    confusion: Tensor
+    """[k, k]."""
+    hits: Tensor
+    """[tests, moves], 0 or 1."""
+    strength: Tensor
+    """How far each direction was moved, in σ, [k]."""
+    reached: Tensor
+    """Whether images then change by `FRACTION`, [k]."""
+
+
+_KNOWN: weakref.WeakKeyDictionary[Generator, dict[tuple, Measured]] = weakref.WeakKeyDictionary()
+"""What straight directions of a generator got: the baselines are shared by every set of the same size and space."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +120,7 @@ class Recovery:
         """
         if len(directions) < 2:
             raise Unsupported("one direction cannot be told from others; recovery needs two or more")
-        counts, hits, strength, reached = self._measure(generator, directions, seed)
+        counts, hits, strength, reached = self._measured(generator, directions, seed)
         low, high = bootstrap_interval(hits.numpy(), seed=seed)
         return make_score(
             self,
@@ -128,21 +143,24 @@ class Recovery:
     def _baseline(self, generator: Generator, directions: Directions, name: str, seed: int) -> float:
         """Return what directions that nobody looked for get; NaN where the space has not room for as many."""
         space, k = directions.space, len(directions)
-        known, key = _KNOWN.setdefault(generator, {}), (self, name, space, k, seed)
+        if k > generator.space(space).dim:
+            return math.nan
+        baseline = METHODS[name](n_directions=k, space=space).fit(generator, seed=seed)
+        return float(self._measured(generator, baseline, seed).hits.mean())
+
+    def _measured(self, generator: Generator, directions: Directions, seed: int) -> Measured:
+        """Return what `_measure` finds; of straight directions that came before, what it found then."""
+        plain = directions.in_sigma(generator.space(directions.space))
+        if not plain.is_straight:
+            return self._measure(generator, plain, seed)
+        known, told = _KNOWN.setdefault(generator, {}), hashlib.sha256(plain.vectors.contiguous().numpy().tobytes())
+        key = (self, plain.space, plain.layers, told.digest(), seed)
         if key not in known:
-            has_room = k <= generator.space(space).dim
-            baseline = METHODS[name](n_directions=k, space=space) if has_room else None
-            known[key] = (
-                math.nan
-                if baseline is None
-                else float(self._measure(generator, baseline.fit(generator, seed=seed), seed)[1].mean())
-            )
+            known[key] = self._measure(generator, plain, seed)
         return known[key]
 
-    def _measure(
-        self, generator: Generator, directions: Directions, seed: int
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return confusion [k, k], hits [tests, moves], strength [k] and whether it was reached [k]."""
+    def _measure(self, generator: Generator, directions: Directions, seed: int) -> Measured:
+        """Train and test on directions, of whatever unit."""
         # what was measured before must not move the number: the search starts from scratch, without limits
         blank = {name: torch.full_like(getattr(directions, name), math.nan) for name in ("effect", "limits")}
         plain = directions.in_sigma(generator.space(directions.space)).with_figures(**blank)
@@ -152,7 +170,7 @@ class Recovery:
         network = train(seen, len(plain), n_epochs=self.n_epochs, seed=seed, device=generator.device)
         tests = render(self.n_tests, TEST_MOVES, stream="recovery/test")
         counts, hits = test(network, tests, len(plain))
-        return counts, hits.unflatten(0, (self.n_tests, TEST_MOVES)), found.strength, found.reached
+        return Measured(counts, hits.unflatten(0, (self.n_tests, TEST_MOVES)), found.strength, found.reached)
 
 
 @dataclass(frozen=True)
