@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from eigenlens import UserError
+from eigenlens.metrics import attributes
 from eigenlens.metrics.attributes import AttributeMatrix, Walks, figures, mean_change, own_spread
+from eigenlens.metrics.features import read_samples
 from eigenlens.reader import Attribute
 from toy_factors import DUPLICATED, MIXED, PERFECT, USELESS, Squares, factor_toy
 
@@ -59,6 +61,19 @@ def test_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert METRIC.score(g, MIXED, seed=3).details["change"] == [
         pytest.approx(row, abs=1e-5) for row in whole.details["change"]
     ]
+
+
+def test_samples_are_read_once_for_all_sets_of_directions(monkeypatch: pytest.MonkeyPatch) -> None:
+    g, calls = factor_toy(), []
+    monkeypatch.setattr(
+        attributes, "read_samples", lambda *a, **how: calls.append(how["seed"]) or read_samples(*a, **how)
+    )
+    named = AttributeMatrix("toy_factors:Squares", n=16, n_samples=128)
+    for metric, some, seed in ((named, PERFECT, 0), (named, MIXED, 0), (named, PERFECT, 1), (METRIC, PERFECT, 1)):
+        score = metric.score(g, some, seed=seed)
+    assert calls == [0, 1, 1]  # a reader without a name is not known again
+    assert named.score(g, PERFECT, seed=1).details | {"settings": 0} == score.details | {"settings": 0}
+    assert named.score(g, MIXED).details == named.score(factor_toy(), MIXED).details
 
 
 def test_limits_and_strengths_bound_the_walk() -> None:
