@@ -332,17 +332,38 @@ def test_what_another_process_is_at_is_left_to_it(tmp_path: Path) -> None:
     fit = next(each for each in comparison.grid.fits() if each.label == "random")
     fork = multiprocessing.get_context("fork")
     is_held, may_end = fork.Event(), fork.Event()
-    place = place_of(fit.key(comparison.grid.reader, k=comparison.grid.k))
+    place = place_of(comparison.directions_file(fit).stem)
     other = fork.Process(target=_hold, args=(tmp_path, place, is_held, may_end))
     other.start()
     assert is_held.wait(60)
+    told: list[str] = []
+
+    def log(line: str) -> None:
+        told.append(line)
+        if "axes  latent" in line:
+            other.kill()  # a claim ends with its process
+
+    comparison.log = log
     comparison.run()
-    assert [each["cell"]["method"] for each in comparison.results.read()] == ["axes"]
-    assert not comparison.is_complete()
-    other.kill()  # a claim ends with its process
     other.join()
+    assert [line.split()[1] for line in told if "directions" in line] == ["axes", "random"]
+    assert comparison.is_complete()
+
+
+def test_metrics_of_what_another_process_found_are_taken(tmp_path: Path) -> None:
+    comparison = Comparison(small(methods=["axes"], calibrations=["native"], null=0), tmp_path)
+    fit = next(comparison.grid.fits())
+    comparison.found(fit)  # by whoever goes on with the first metric
+    fork = multiprocessing.get_context("fork")
+    is_held, may_end = fork.Event(), fork.Event()
+    place = place_of(f"{comparison.directions_file(fit).stem} {comparison.grid.metrics[0]}")
+    other = fork.Process(target=_hold, args=(tmp_path, place, is_held, may_end))
+    other.start()
+    assert is_held.wait(60)
+    comparison.log = lambda line: may_end.set()
     comparison.run()
-    assert [each["cell"]["method"] for each in comparison.results.read()] == ["axes", "random"]
+    other.join()
+    assert [each["cell"]["metric"] for each in comparison.results.read()] == ["latent_orthogonality_v1", MATRIX]
 
 
 def test_several_processes_find_what_one_finds(tmp_path: Path) -> None:

@@ -54,6 +54,8 @@ from .reader import EXTRACTORS, digest_of, open_reader
 RESULTS = "results.jsonl"
 CLAIMS = ".claims"
 """File in the folder of a comparison by which processes tell each other what they are at."""
+POLL = 0.5
+"""Seconds until a process that others leave nothing to do looks again."""
 MAX_PROCESSES = 4
 """Processes that a comparison starts unless it is told otherwise: each holds the network."""
 NULL_SEED = 1_000
@@ -504,7 +506,7 @@ class Comparison:
 
         A cell whose metric or method lacks an organ in this family becomes `n/a`, one that fails becomes `failed`, both
         with the reason; a later run tries the failed ones again. Whoever runs the same comparison at the same time,
-        under torchrun or by hand, takes what is free, so that nothing is done twice.
+        under torchrun or by hand, takes what is free, so that nothing is done twice, and ends when nothing is left.
 
         Args:
             processes: how many share the work, this one among them; None: one for each thread of a CPU, at most 4, and
@@ -535,33 +537,43 @@ class Comparison:
             self._take(since)
             for each in helpers:
                 each.join()
-            if helpers:
-                self._take(since)  # what one left that was killed
         finally:
             torch.set_num_threads(threads)
 
     def _fitting(self, threads: int) -> int:
         is_one = runtime.resolve_device(self.device).type != "cpu" or runtime.world_size() > 1
-        return 1 if is_one else min(threads, MAX_PROCESSES, sum(1 for _ in self._work()))
-
-    def _work(self) -> Sequence[tuple[str, Callable[[int], None]]]:
-        """Return the pieces that processes share out, with a name for each; what takes longest comes first."""
-        fits = sorted(self.grid.fits(), key=lambda fit: not fit.is_oracle)
-        work = [(fit.key(self.grid.reader, k=self.grid.k), functools.partial(self._run_fit, fit)) for fit in fits]
-        firsts = dict.fromkeys(sources[0] for sources in self.grid.generators.values()) if self.grid.null else ()
-        nulls = [(f"null {source}", functools.partial(self._measure_null, source)) for source in firsts]
-        return nulls + work
+        return 1 if is_one else min(threads, MAX_PROCESSES, len(self.cells()))
 
     def _take(self, since: int) -> None:
-        """Do what nobody else is at; what was tried after line `since` of the results is not tried again."""
-        for name, do in self._work():
-            with claim(self.folder / CLAIMS, place_of(name)) as is_ours, runtime.alone():
-                if is_ours:
-                    do(since)
+        """Do what nobody else is at, until all is done; what was tried after line `since` is not tried again."""
+        fits = sorted(self.grid.fits(), key=lambda fit: not fit.is_oracle)  # what takes longest comes first
+        firsts = dict.fromkeys(sources[0] for sources in self.grid.generators.values())
+        with runtime.alone():
+            for source in firsts:
+                with self._claimed(f"null {source}") as is_ours, contextlib.suppress(Exception):
+                    if is_ours:  # where it fails, the report says why
+                        self.null(source, self.open(source).default_space)
+            while left := [fit for fit in fits if self._empty(fit, since)]:
+                moves = [self._advance(fit, since) for fit in left]
+                if not any(moves):
+                    time.sleep(POLL)  # others are at all that is left: one of them may be stopped
 
-    def _measure_null(self, source: str, since: int) -> None:
-        with contextlib.suppress(Exception):  # the report says so, where it needs it
-            self.null(source, self.open(source).default_space)
+    def _claimed(self, name: str) -> contextlib.AbstractContextManager[bool]:
+        return claim(self.folder / CLAIMS, place_of(name))
+
+    def _advance(self, fit: Fit, since: int) -> bool:
+        """Find the directions of a fit, and judge them, as far as nobody else is at it; tell whether anything was."""
+        has_moved, path = False, self.directions_file(fit)
+        if not path.exists() or not self._profile_file(path.stem).exists():
+            with self._claimed(path.stem) as is_ours:
+                if not is_ours:
+                    return False
+                self._find(fit, since)
+                has_moved = True
+        for metric in dict.fromkeys(str(cell.metric) for cell in self._empty(fit, since)):
+            with self._claimed(f"{path.stem} {metric}") as is_ours:
+                has_moved |= is_ours and self._judge(fit, metric, since)
+        return has_moved
 
     def null(self, source: str, space: str) -> Profile | None:
         """Return the profile of the random directions that p-values are counted against; None where `null` is 0."""
@@ -600,24 +612,32 @@ class Comparison:
         tried = {address_key(line["cell"]) for line in lines[since:]}
         return tried | {address for address, status in latest.items() if status in ("done", "n/a")}
 
-    def _run_fit(self, fit: Fit, since: int) -> None:
+    def _empty(self, fit: Fit, since: int) -> list[Cell]:
         settled = self._settled(since)
-        empty = [cell for cell in self.grid.cells(fit) if address_key(cell.address(self.grid)) not in settled]
-        if not empty:
-            return
-        began = time.monotonic(), time.process_time()
+        return [cell for cell in self.grid.cells(fit) if address_key(cell.address(self.grid)) not in settled]
+
+    def _find(self, fit: Fit, since: int) -> None:
+        began = time.monotonic()
         try:
-            generator, directions, profile = self.found(fit)
+            directions = self.found(fit)[1]
         except Exception as error:  # whatever a method raises belongs into its cells, and the others go on
-            for cell in empty:
+            for cell in self._empty(fit, since):
                 self._note_failure(cell, error)
             return
-        spent = time.monotonic() - began[0], time.process_time() - began[1]
-        self.log(f"{fit.group}  {fit.label}  seed {fit.seed}: {len(directions)} directions, {spent[0]:.0f} s")
+        spent = time.monotonic() - began
+        self.log(f"{fit.group}  {fit.label}  seed {fit.seed}: {len(directions)} directions, {spent:.0f} s")
+
+    def _judge(self, fit: Fit, metric: str, since: int) -> bool:
+        """Fill the cells of one metric of a fit whose directions are found; tell whether any was empty."""
+        empty = [cell for cell in self._empty(fit, since) if str(cell.metric) == metric]
+        if not empty:
+            return False
+        generator, directions, profile = self.found(fit)
         twin = self._twin(fit, directions, self.grid.k)
         for cell in empty:
             if twin is None or not self._copy_cell(cell, twin[0]):
                 self._run_cell(cell, generator, directions, profile)
+        return True
 
     def _copy_cell(self, cell: Cell, first: Fit) -> bool:
         """Take the number of the same directions, found with the first seed; tell whether there was one."""
@@ -651,7 +671,7 @@ class Comparison:
             cpu_seconds=round(time.process_time() - began[1], 2),
             device=str(generator.device),
         )
-        self.log(f"  {cell.metric}  {cell.calibration}  seed {cell.seed}: {score.value:.4g}")
+        self.log(f"  {cell.fit.label}  {cell.metric}  {cell.calibration}  seed {cell.seed}: {score.value:.4g}")
 
     def _note_failure(self, cell: Cell, error: Exception) -> None:
         lacks = isinstance(error, Unsupported)

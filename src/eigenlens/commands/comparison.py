@@ -98,9 +98,8 @@ def compare(
     tell = functools.partial(print, flush=True)
     comparison = Comparison(load_grid(preset, config, **changes), out, device=machine.device, log=tell)
     comparison.run(processes)
-    if not comparison.is_complete():
-        print(f"{out}: this process's share is done; the one that ends last writes the tables")
-        return
+    if runtime.rank():
+        return  # the first one writes the tables
     for (group, metric), rows in tables(summarise(comparison)).items():
         print(f"\n{metric} on {group}\n\n{markdown(rows)}", end="")
     print(f"\n{claims_text(claims(summarise(comparison)))}")
