@@ -7,7 +7,6 @@ import importlib.util
 import json
 import math
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -501,38 +500,6 @@ def test_a_step_of_the_cooldown_moves_weights_by_its_share_of_a_full_one(faces, 
         moved.append(torch.cat([p.detach().flatten() for p in training.discriminator.parameters()]) - before)
         assert [group["lr"] for group in training.discriminator_optimiser.param_groups] == [2e-4]
     torch.testing.assert_close(moved[1], moved[0] / 2, rtol=1e-3, atol=1e-7)
-
-
-def test_a_training_begins_with_the_weights_of_a_generator(faces, tmp_path):
-    old = train(configure("tiny-16", kimg=0.016, **QUIET), data=faces, run=tmp_path / "old", log=silent)
-    before = state_of(old)["averaged"]
-    config = configure("tiny-16", kimg=0.016, start=str(old / "last"), head_start_kimg=0.016, seed=1, **QUIET)
-    run = train(config, data=faces, run=tmp_path / "new", log=silent)
-    for name in ("generator", "averaged"):  # the discriminator alone has learnt
-        for key, tensor in state_of(run)[name].items():
-            torch.testing.assert_close(tensor, before[key])
-    assert not torch.equal(*(state_of(each)["discriminator"]["score.weight"] for each in (old, run)))
-    whole = train(dataclasses.replace(config, kimg=0.032), data=faces, run=tmp_path / "whole", log=silent)
-    shutil.rmtree(old)  # a run that goes on has no need of it
-    train(dataclasses.replace(config, kimg=0.032), data=faces, run=run, log=silent)
-    assert_same_state(state_of(whole), state_of(run))
-    assert not torch.equal(state_of(run)["generator"]["rgb.weight"], before["rgb.weight"])
-
-
-@pytest.mark.parametrize("source", ["toonfaces", "painted:painter"])
-def test_a_generator_of_another_shape_is_no_start(faces, tmp_path, source):
-    with pytest.raises(UserError, match=f"{source} has another shape"):
-        train(configure("tiny-16", start=source, **QUIET), data=faces, run=tmp_path / "run", log=silent)
-
-
-def test_a_discriminator_may_be_wider_than_the_generator():
-    plain, wide = (Discriminator(EigenGANConfig(16, widths="relative"), widths=each) for each in (1.0, 2.0))
-    assert [2 * layer.out_channels for layer in plain.convolutions] == [
-        layer.out_channels for layer in wide.convolutions
-    ]
-    assert wide(torch.zeros(2, 3, 16, 16)).shape == (2,)
-    training = Training(configure("tiny-16", discriminator_widths=1.5), device=CPU)
-    assert training.discriminator.convolutions[0].out_channels == 6
 
 
 def test_a_stopped_cooldown_goes_on_to_the_same_bits_and_its_end_cannot_be_moved(faces, tmp_path):

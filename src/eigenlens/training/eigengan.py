@@ -52,8 +52,6 @@ class TrainConfig(RunConfig):
     """Half-life in kimg of the averaged copy of the generator, which is the one that is kept."""
     flip: bool = True
     """Whether real images are mirrored at random."""
-    discriminator_widths: float = 1.0
-    """Times as many channels as the generator has, at each resolution."""
     generator_loss: Literal["hinged", "linear", "non-saturating"] = "hinged"
     """With the hinge loss of the discriminator: `hinged`, max(0, 1 - D(G)), as in the authors' code, or `linear`,
     -D(G). `non-saturating`: softplus(-D(G)), with the logistic loss of the discriminator."""
@@ -77,8 +75,7 @@ class TrainConfig(RunConfig):
     """Differentiable augmentations of what the discriminator sees: `color`, `translation`, `cutout`; for small sets."""
 
     least: ClassVar[dict[str, float]] = RunConfig.least | {
-        "orthogonality_weight": 0, "effect_floor": 0, "discriminator_widths": 0.01, "information_weight": 0,
-        "r1_weight": 0,
+        "orthogonality_weight": 0, "effect_floor": 0, "information_weight": 0, "r1_weight": 0,
     }  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -166,8 +163,7 @@ class Discriminator(nn.Module):
     """The published discriminator: convolutions and leaky ReLUs down to 4x4, then two linear layers; no normalisation.
 
     Args:
-        config: of the generator.
-        widths: times as many channels as it has.
+        config: of the generator; both have the same widths.
         reads_codes: whether it also reads the z of all layers off images, as InfoGAN's does.
 
     Source:
@@ -175,9 +171,9 @@ class Discriminator(nn.Module):
         deepest feature map, and one that gives the score.
     """
 
-    def __init__(self, config: EigenGANConfig, *, widths: float = 1.0, reads_codes: bool = False) -> None:
+    def __init__(self, config: EigenGANConfig, *, reads_codes: bool = False) -> None:
         super().__init__()
-        resolution, width = config.resolution, lambda size: max(1, round(widths * config.width(size)))
+        resolution, width = config.resolution, config.width
         layers = [_convolution(config.channels, width(resolution), 7)]
         while resolution > BASE:
             layers.append(_convolution(width(resolution), width(resolution), 3))
@@ -309,9 +305,7 @@ class Training(Adversaries):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.generator = EigenGANNetwork(config.model)
-            self.discriminator = Discriminator(
-                config.model, widths=config.discriminator_widths, reads_codes=config.information_weight > 0
-            )
+            self.discriminator = Discriminator(config.model, reads_codes=config.information_weight > 0)
         for network in (self.generator, self.discriminator):
             network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.generator).eval().requires_grad_(False)

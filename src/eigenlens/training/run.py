@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from .. import __version__, images, runtime
 from ..errors import UserError, check_ranges, unknown_name
 from ..files import write_text, written_beside
-from ..generator import Generator, load_generator
+from ..generator import Generator
 from .data import Dataset, batch_indices, gather, open_dataset
 from .distance import has_stopped_improving, multiscale_distance
 
@@ -71,12 +71,6 @@ class RunConfig:
     """Steps from one R1 to the next; 0 leaves it out."""
     ema_half_life: float = 5.0
     """Half-life in kimg of the averaged copy of the generator, which is the one that is kept."""
-    start: str = ""
-    """A generator of the same shape whose weights the generator begins with: a name, a folder or a file. The
-    discriminator begins anew; see `head_start_kimg`."""
-    head_start_kimg: float = 0.0
-    """Over so many kimg, at the beginning, the discriminator alone learns, so that a generator that begins with weights
-    of its own is not led astray."""
     flip: bool = False
     """Whether real images are mirrored at random."""
     tick_kimg: float = 4.0
@@ -94,8 +88,7 @@ class RunConfig:
 
     least: ClassVar[dict[str, float]] = {
         "kimg": 1e-3, "batch": 1, "seed": 0, "learning_rate": 0, "cooldown_kimg": 0, "r1_interval": 0,
-        "ema_half_life": 0, "head_start_kimg": 0, "tick_kimg": 1e-3, "watch_kimg": 0, "distance_images": 0,
-        "patience": 1, "save_seconds": 0,
+        "ema_half_life": 0, "tick_kimg": 1e-3, "watch_kimg": 0, "distance_images": 0, "patience": 1, "save_seconds": 0,
     }  # fmt: skip
     """Numbers among the settings, and the least of each."""
 
@@ -201,8 +194,6 @@ class Adversaries:
 
     def advance(self, optimiser: torch.optim.Optimizer) -> None:
         """Let an optimiser take its step, at the share of its learning rates that this step of the training takes."""
-        if optimiser is self.generator_optimiser and self.kimg < self.config.head_start_kimg:
-            return
         full = [group["lr"] for group in optimiser.param_groups]
         for group, rate in zip(optimiser.param_groups, full, strict=True):
             group["lr"] = rate * self.config.pace(self.step)
@@ -233,23 +224,6 @@ class Adversaries:
             Figures for `metrics.jsonl`, and lines to tell the user.
         """
         return {}, []
-
-    def start_from(self, source: str) -> None:
-        """Give the generator and its average the weights of another.
-
-        Raises:
-            UserError: where there is none, or it has another shape.
-        """
-        network = getattr(load_generator(source), "network", None)
-        try:
-            weights = {} if network is None else network.float().state_dict()
-            for mine in (self.generator, self.averaged):
-                mine.load_state_dict(weights)
-        except RuntimeError as error:
-            raise UserError(
-                f"{source} has another shape than what is trained: {' '.join(str(error).split())[:200]}; give the "
-                "settings of its model, which stand in its config.json"
-            ) from error
 
     def is_finite(self) -> bool:
         """Tell whether every weight of both networks is a number."""
@@ -429,8 +403,6 @@ def conduct(
             state = read_state(state_file, config, images_of)
             training.load_state_dict(state)
             past = Past(state["seconds"], state["distances"])
-        elif config.start:
-            training.start_from(config.start)
         journal = None
         if runtime.rank() == 0:
             journal = _Journal(folder, tell, training, tensorboard=tensorboard)
