@@ -34,15 +34,17 @@ import torch
 from benchmarks._training import train_whole, trained_kimg
 from eigenlens import images, runtime
 from eigenlens.commands.words import parse_seeds
-from eigenlens.compare import Comparison, Grid, Summary, cell_text, claims, claims_text, markdown, summarise, tables
+from eigenlens.compare import Comparison
 from eigenlens.directions import Directions
 from eigenlens.files import write_json, write_text
 from eigenlens.generator import Generator, load_generator
+from eigenlens.grid import Grid
 from eigenlens.inference import bootstrap_difference
 from eigenlens.method import METHODS, provenance
 from eigenlens.metric import METRICS
 from eigenlens.reader import open_reader, read
 from eigenlens.training import eigengan, stylegan2
+from eigenlens.verdict import Summary, cell_text, claims, claims_text, markdown, summarise, tables
 
 OUT = Path(__file__).parents[1] / "docs" / "results"
 K = 10

@@ -36,8 +36,8 @@ RANKS = {
     ),
     4: ("generators", "methods", "metrics", "readers"),
     5: (
-        "anatomy", "anatomy_page", "compare", "explorer", "export", "graft", "hub", "naming", "presets", "preview",
-        "project", "recipe", "report", "saliency", "study", "training", "widget",
+        "anatomy", "anatomy_page", "compare", "explorer", "export", "graft", "grid", "hub", "naming", "presets",
+        "preview", "project", "recipe", "report", "saliency", "study", "training", "verdict", "widget",
     ),
     6: ("__main__", "cli", "commands", "demo", "studio"),
 }  # fmt: skip
@@ -57,7 +57,8 @@ SAME_RANK = {
     ("images", "errors"), ("images", "files"), ("registry", "errors"), ("runtime", "errors"),
     ("inference", "errors"), ("inference", "runtime"), ("repository", "errors"),
     ("profile", "effect"), ("profile", "reader"),
-    ("anatomy_page", "anatomy"), ("graft", "training"), ("report", "compare"), ("report", "naming"),
+    ("anatomy_page", "anatomy"), ("graft", "training"), ("compare", "grid"), ("verdict", "compare"),
+    ("verdict", "grid"), ("report", "compare"), ("report", "grid"), ("report", "verdict"), ("report", "naming"),
     ("training", "saliency"),
 }  # fmt: skip
 """(importer, imported) that stand side by side: a concept and the file split off from it."""

@@ -16,29 +16,15 @@ import pytest
 import painted
 from eigenlens import Directions, runtime
 from eigenlens.cli import main
-from eigenlens.compare import (
-    CLAIMS,
-    PRESETS,
-    Comparison,
-    Entry,
-    Grid,
-    Results,
-    Summary,
-    address_key,
-    claims,
-    in_words,
-    load_grid,
-    place_of,
-    summarise,
-    tables,
-    write_tables,
-)
+from eigenlens.compare import CLAIMS, Comparison, Results, address_key, place_of
 from eigenlens.errors import UserError
 from eigenlens.files import claim
 from eigenlens.generator import load_generator
+from eigenlens.grid import PRESETS, Entry, Grid, load_grid
 from eigenlens.inference import nested_bootstrap
 from eigenlens.method import METHODS
 from eigenlens.reader import EXTRACTORS, digest_of
+from eigenlens.verdict import Summary, claims, in_words, summarise, tables, write_tables
 
 MATRIX = "attribute_matrix_pixels_v1(reader=painted:Regions)"
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from eigenlens.cli import main
-from eigenlens.compare import Comparison, Grid
+from eigenlens.compare import Comparison
+from eigenlens.grid import Grid
 from eigenlens.page import Dot, Series, data, dot_chart, heat_map, line_chart, scatter_chart, table, ticks
 from eigenlens.report import curves, write_report
 

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from eigenlens.compare import Comparison, Grid, Summary
+from eigenlens.compare import Comparison
 from eigenlens.generator import load_generator
 from eigenlens.generators.eigengan import EigenGAN, EigenGANConfig, EigenGANNetwork
+from eigenlens.grid import Grid
 from eigenlens.inference import nested_bootstrap
 from eigenlens.method import METHODS
+from eigenlens.verdict import Summary
 
 ROOT = Path(__file__).parents[1]
 

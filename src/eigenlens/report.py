@@ -17,23 +17,12 @@ import torch.nn.functional as F
 from . import images as pictures
 from . import runtime
 from .algebra import similarity
-from .compare import (
-    Comparison,
-    Fit,
-    Grid,
-    Summary,
-    address_key,
-    cell_text,
-    claims,
-    comparison_command,
-    in_words,
-    shown,
-    summarise,
-)
+from .compare import Comparison, address_key
 from .directions import Directions
 from .effect import sample_for, traverse
 from .files import write_text
 from .generator import Generator
+from .grid import Fit, Grid
 from .naming import Proposal, propose, purities
 from .page import (
     Dot,
@@ -52,6 +41,7 @@ from .page import (
 )
 from .profile import CALIBRATIONS, KERNELS, Calibration, Profile, Strengths
 from .sheet import spread
+from .verdict import Summary, cell_text, claims, comparison_command, in_words, shown, summarise
 
 STRIP_STEPS = 7
 STRIP_PIXELS = 72

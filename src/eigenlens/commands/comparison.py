@@ -11,24 +11,12 @@ from typing import Any, Literal
 from tyro.conf import Positional, UseAppendAction
 
 from .. import runtime
-from ..compare import (
-    NULL_SEED,
-    Comparison,
-    claims,
-    claims_text,
-    load_grid,
-    markdown,
-    most_important,
-    plain_json,
-    shown,
-    summarise,
-    tables,
-    write_tables,
-)
+from ..compare import NULL_SEED, Comparison, most_important, plain_json
 from ..directions import concatenate
 from ..effect import calibrate
 from ..errors import UserError
 from ..files import refuse_existing, write_json, write_text
+from ..grid import load_grid
 from ..inference import Interval
 from ..method import METHODS, find_directions
 from ..naming import propose, purities, renamed, text_reader
@@ -36,6 +24,7 @@ from ..profile import TARGETS, measure_profile, measure_yardstick
 from ..reader import open_reader
 from ..report import write_report
 from ..study import make_study, read_key, read_votes, score_study
+from ..verdict import claims, claims_text, markdown, shown, summarise, tables, write_tables
 from .discovery import pair
 from .words import HERE, Machine, as_table, default_directions, parse_seeds
 
