@@ -16,7 +16,7 @@ import pytest
 import painted
 from eigenlens import Directions, runtime
 from eigenlens.cli import main
-from eigenlens.compare import CLAIMS, Comparison, Results, address_key, place_of
+from eigenlens.compare import CLAIMS, Comparison, Results, address_key
 from eigenlens.errors import UserError
 from eigenlens.files import claim
 from eigenlens.generator import load_generator
@@ -180,7 +180,8 @@ def test_every_cell_is_a_line_with_all_that_is_needed_to_get_it_again(done: Comp
     assert done.is_complete()
     lines = done.results.read()
     assert len(lines) == len(done.cells()) == 2 * 5 * (4 + 1)
-    line = next(each for each in lines if each["cell"]["method"] == "axes" and each["cell"]["metric"] == MATRIX)
+    axes = [each for each in lines if each["cell"]["method"] == "axes"]  # the oracle comes first
+    line = next(each for each in axes if each["status"] == "done" and each["cell"]["metric"] == MATRIX)
     for key in ("value", "protocol", "version", "n", "seed", "seconds", "cpu_seconds", "device", "generator", "dead"):
         assert line[key] is not None
     assert "--generators painted:painter --methods axes --metrics" in line["command"]
@@ -306,8 +307,8 @@ def test_methods_under_torchrun_are_not_shared_out(tmp_path: Path, monkeypatch: 
     assert comparison.is_complete()
 
 
-def _hold(folder: Path, place: int, is_held: Event, may_end: Event) -> None:
-    with claim(folder / CLAIMS, place) as is_ours:
+def _hold(folder: Path, work: str, is_held: Event, may_end: Event) -> None:
+    with claim(folder / CLAIMS, work) as is_ours:
         assert is_ours
         is_held.set()
         may_end.wait(60)
@@ -318,8 +319,8 @@ def test_what_another_process_is_at_is_left_to_it(tmp_path: Path) -> None:
     fit = next(each for each in comparison.grid.fits() if each.label == "random")
     fork = multiprocessing.get_context("fork")
     is_held, may_end = fork.Event(), fork.Event()
-    place = place_of(comparison.directions_file(fit).stem)
-    other = fork.Process(target=_hold, args=(tmp_path, place, is_held, may_end))
+    work = comparison.directions_file(fit).stem
+    other = fork.Process(target=_hold, args=(tmp_path, work, is_held, may_end))
     other.start()
     assert is_held.wait(60)
     told: list[str] = []
@@ -342,8 +343,8 @@ def test_metrics_of_what_another_process_found_are_taken(tmp_path: Path) -> None
     comparison.found(fit)  # by whoever goes on with the first metric
     fork = multiprocessing.get_context("fork")
     is_held, may_end = fork.Event(), fork.Event()
-    place = place_of(f"{comparison.directions_file(fit).stem} {comparison.grid.metrics[0]}")
-    other = fork.Process(target=_hold, args=(tmp_path, place, is_held, may_end))
+    work = f"{comparison.directions_file(fit).stem} {comparison.grid.metrics[0]}"
+    other = fork.Process(target=_hold, args=(tmp_path, work, is_held, may_end))
     other.start()
     assert is_held.wait(60)
     comparison.log = lambda line: may_end.set()
@@ -378,8 +379,22 @@ def test_what_failed_is_tried_once_a_run(tmp_path: Path, monkeypatch: pytest.Mon
     for _ in range(2):  # two processes, one after the other
         comparison._take(since)
     assert len(comparison.results.read()) == 1
+    monkeypatch.setattr(painted.Copies, "fit", lambda *_, **__: pytest.fail("it was tried again"))
+    comparison._advance(next(comparison.grid.fits()), since)  # as one that saw it empty before the other failed
+    monkeypatch.setattr(painted.Copies, "fit", fails)
     comparison.run()
     assert len(comparison.results.read()) == 2
+
+
+def test_a_spoilt_file_of_directions_fails_in_its_cells_alone(tmp_path: Path) -> None:
+    comparison = Comparison(small(metrics=["latent_orthogonality_v1"], null=0), tmp_path)
+    fit = next(comparison.grid.fits())
+    comparison.found(fit)
+    comparison.directions_file(fit).write_bytes(b"no directions")
+    comparison.run()
+    assert [(each["cell"]["method"], each["status"]) for each in comparison.results.read()] == [
+        ("axes", "failed"), ("random", "done"),
+    ]  # fmt: skip
 
 
 def test_a_stopped_write_harms_no_other_line(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Compare methods fairly: a grid of generators, methods, metrics and seeds, measured at four equal strengths.
 
 Each finished cell is a line of `results.jsonl`; a run that was stopped goes on where it was, and processes share the
-fits out, each taking the next that is free. Tables and pages are made from that file and never typed in.
+work out, each taking the next piece that is free. Tables and pages are made from that file and never typed in.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import multiprocessing
 import os
 import re
 import time
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,17 +171,20 @@ class Comparison:
         since = len(self.results.read())
         threads = torch.get_num_threads()
         count = self._fitting(threads) if processes is None else processes
-        about = (self.grid, self.folder, self.device, self.log, max(1, threads // count), since)
+        share = max(1, threads // count)
+        about = (self.grid, self.folder, self.device, self.log, share, since)
         helpers = [multiprocessing.get_context("spawn").Process(target=_help, args=about) for _ in range(count - 1)]
         for each in helpers:
             each.daemon = True  # none outlives this process
             each.start()
-        torch.set_num_threads(max(1, threads // count))
+        torch.set_num_threads(share)
         try:
             self._take(since)
             for each in helpers:
                 each.join()
         finally:
+            for each in helpers:
+                each.terminate()  # those that have ended do not mind
             torch.set_num_threads(threads)
 
     def _fitting(self, threads: int) -> int:
@@ -192,7 +194,7 @@ class Comparison:
     def _take(self, since: int) -> None:
         """Do what nobody else is at, until all is done; what was tried after line `since` is not tried again."""
         fits = sorted(self.grid.fits(), key=lambda fit: not fit.is_oracle)  # what takes longest comes first
-        firsts = dict.fromkeys(sources[0] for sources in self.grid.generators.values())
+        firsts = dict.fromkeys(sources[0] for sources in self.grid.generators.values()) if self.grid.null else ()
         if runtime.resolve_device(self.device).type == "cpu":
             runtime.keep_freed_memory()  # getting it again from the system costs a seventh of all seconds
         with runtime.alone():
@@ -200,25 +202,31 @@ class Comparison:
                 with self._claimed(f"null {source}") as is_ours, contextlib.suppress(Exception):
                     if is_ours:  # where it fails, the report says why
                         self.null(source, self.open(source).default_space)
-            while left := [fit for fit in fits if self._empty(fit, since)]:
+            while True:
+                settled = self._settled(since)
+                left = [fit for fit in fits if self._empty(fit, settled)]
+                if not left:
+                    return
                 moves = [self._advance(fit, since) for fit in left]
                 if not any(moves):
                     time.sleep(POLL)  # others are at all that is left: one of them may be stopped
 
-    def _claimed(self, name: str) -> contextlib.AbstractContextManager[bool]:
-        return claim(self.folder / CLAIMS, place_of(name))
+    def _claimed(self, work: str) -> contextlib.AbstractContextManager[bool]:
+        return claim(self.folder / CLAIMS, work)
+
+    def _empty(self, fit: Fit, settled: Set[str]) -> list[Cell]:
+        return [cell for cell in self.grid.cells(fit) if address_key(cell.address(self.grid)) not in settled]
 
     def _advance(self, fit: Fit, since: int) -> bool:
         """Find the directions of a fit, and judge them, as far as nobody else is at it; tell whether anything was."""
-        has_moved, path = False, self.directions_file(fit)
-        if not path.exists() or not self._profile_file(path.stem).exists():
-            with self._claimed(path.stem) as is_ours:
+        has_moved, key = False, self.directions_file(fit).stem
+        if not self._is_found(fit):
+            with self._claimed(key) as is_ours:
                 if not is_ours:
                     return False
-                self._find(fit, since)
-                has_moved = True
-        for metric in dict.fromkeys(str(cell.metric) for cell in self._empty(fit, since)):
-            with self._claimed(f"{path.stem} {metric}") as is_ours:
+                has_moved = self._find(fit, since)
+        for metric in dict.fromkeys(str(cell.metric) for cell in self._empty(fit, self._settled(since))):
+            with self._claimed(f"{key} {metric}") as is_ours:
                 has_moved |= is_ours and self._judge(fit, metric, since)
         return has_moved
 
@@ -259,32 +267,41 @@ class Comparison:
         tried = {address_key(line["cell"]) for line in lines[since:]}
         return tried | {address for address, status in latest.items() if status in ("done", "n/a")}
 
-    def _empty(self, fit: Fit, since: int) -> list[Cell]:
-        settled = self._settled(since)
-        return [cell for cell in self.grid.cells(fit) if address_key(cell.address(self.grid)) not in settled]
+    def _is_found(self, fit: Fit) -> bool:
+        path = self.directions_file(fit)
+        return path.exists() and self._profile_file(path.stem).exists()
 
-    def _find(self, fit: Fit, since: int) -> None:
+    def _find(self, fit: Fit, since: int) -> bool:
+        """Find the directions of a fit, unless another process has or has failed to; tell whether it had to be done."""
+        empty = self._empty(fit, self._settled(since))
+        if self._is_found(fit) or not empty:
+            return False
         began = time.monotonic()
-        try:
-            directions = self.found(fit)[1]
-        except Exception as error:  # whatever a method raises belongs into its cells, and the others go on
-            for cell in self._empty(fit, since):
-                self._note_failure(cell, error)
-            return
-        spent = time.monotonic() - began
-        self.log(f"{fit.group}  {fit.label}  seed {fit.seed}: {len(directions)} directions, {spent:.0f} s")
+        made = self._found_or_noted(fit, empty)
+        if made is not None:
+            spent = time.monotonic() - began
+            self.log(f"{fit.group}  {fit.label}  seed {fit.seed}: {len(made[1])} directions, {spent:.0f} s")
+        return True
 
     def _judge(self, fit: Fit, metric: str, since: int) -> bool:
-        """Fill the cells of one metric of a fit whose directions are found; tell whether any was empty."""
-        empty = [cell for cell in self._empty(fit, since) if str(cell.metric) == metric]
-        if not empty:
-            return False
-        generator, directions, profile = self.found(fit)
-        twin = self._twin(fit, directions, self.grid.k)
-        for cell in empty:
-            if twin is None or not self._copy_cell(cell, twin[0]):
-                self._run_cell(cell, generator, directions, profile)
-        return True
+        """Fill the cells of one metric of a fit; tell whether any was empty."""
+        empty = [cell for cell in self._empty(fit, self._settled(since)) if str(cell.metric) == metric]
+        made = self._found_or_noted(fit, empty) if empty else None
+        if made is not None:
+            twin = self._twin(fit, made[1], self.grid.k)
+            for cell in empty:
+                if twin is None or not self._copy_cell(cell, twin[0]):
+                    self._run_cell(cell, *made)
+        return bool(empty)
+
+    def _found_or_noted(self, fit: Fit, empty: Sequence[Cell]) -> tuple[Generator, Directions, Profile] | None:
+        """Return what `found` does; None where it fails, which the empty cells then say."""
+        try:
+            return self.found(fit)
+        except Exception as error:  # whatever a method raises belongs into its cells, and the others go on
+            for cell in empty:
+                self._note_failure(cell, error)
+            return None
 
     def _copy_cell(self, cell: Cell, first: Fit) -> bool:
         """Take the number of the same directions, found with the first seed; tell whether there was one."""
@@ -435,11 +452,6 @@ class Comparison:
         )
         profile.save(path, force=True)
         return profile
-
-
-def place_of(name: str) -> int:
-    """Return the place in the file of claims that stands for a piece of work."""
-    return zlib.crc32(name.encode()) >> 3
 
 
 def _help(grid: Grid, folder: Path, device: str, log: Callable[[str], None], threads: int, since: int) -> None:

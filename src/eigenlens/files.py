@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,19 +75,19 @@ def lock(file: Any) -> None:
 
 
 @contextmanager
-def claim(path: str | Path, place: int) -> Iterator[bool]:
-    """Try to become the one process that holds a place of `path`, and give whether this one is.
+def claim(path: str | Path, work: str) -> Iterator[bool]:
+    """Try to become the one process that is at a piece of work, and give whether this one is.
 
     It is let go when the block ends, or the process does, however it ends. Within one process a claim keeps nobody out.
 
     Args:
-        path: a file that stands for the work; it stays empty.
-        place: number of the piece of work, below 2³⁰.
+        path: a file that those who share the work know; it stays empty.
+        work: name of the piece.
     """
     path = Path(path)
+    place = zlib.crc32(work.encode()) >> 3  # a byte of the file: below 2³⁰, which Windows asks for
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab+") as file:
-        file.seek(place)
         try:
             _claim_byte(file, place)
         except (BlockingIOError, PermissionError):
@@ -103,6 +104,7 @@ def _claim_byte(file: Any, place: int) -> None:
         import msvcrt
 
         windows: Any = msvcrt
+        file.seek(place)
         windows.locking(file.fileno(), windows.LK_NBLCK, 1)
     else:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)

@@ -69,10 +69,12 @@ class AttributeMatrix:
             raise UserError(f"n_steps {self.n_steps} came; give an odd number from 3, such as 5")
         if not len(directions):
             raise UserError("no directions came; there is nothing to score")
+        reader = open_reader(self.reader)
         walks = walk_and_read(
             generator,
             directions,
-            self.reader,
+            reader,
+            known_as=self.reader if isinstance(self.reader, str) else None,
             n=self.n,
             n_samples=self.n_samples,
             strength=self.strength,
@@ -83,9 +85,7 @@ class AttributeMatrix:
         found = figures(walks)
         found["names"] = list(directions.names)
         value = sum(each or 0.0 for each in found["purity"]) / len(directions)
-        return make_score(
-            self, generator, directions, value, n=self.n, seed=seed, reader=open_reader(self.reader).name, **found
-        )
+        return make_score(self, generator, directions, value, n=self.n, seed=seed, reader=reader.name, **found)
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,9 @@ _KNOWN: weakref.WeakKeyDictionary[Generator, dict[tuple, tuple[Reading, Reading]
 def walk_and_read(
     generator: Generator,
     directions: Directions,
-    reader: str | Reader | Callable[[Tensor], Tensor],
+    reader: Reader,
     *,
+    known_as: str | None,
     n: int,
     n_samples: int,
     strength: float,
@@ -131,18 +132,17 @@ def walk_and_read(
     n_steps: int,
     seed: int,
 ) -> Walks:
-    """Draw samples and walks, and read them."""
+    """Draw samples and walks, and read them; what a reader with a name saw before any move is read once."""
     directions = in_sigma(generator, directions)
-    known, key = _KNOWN.setdefault(generator, {}), (directions.space, reader, n, n_samples, seed)
-    reader, is_named = open_reader(reader), isinstance(reader, str)
     codes = sample_for(generator, directions, n, seed=seed)
-    if is_named and key in known:
-        reading, still = known[key]
-    else:
-        _, reading = read_samples(generator, directions, reader, n_samples, seed=seed)
-        still = read_codes(generator, codes, reader)
-        if is_named:
-            known[key] = reading, still
+    known = _KNOWN.setdefault(generator, {}) if known_as else {}
+    key = (directions.space, known_as, n, n_samples, seed)
+    if key not in known:
+        known[key] = (
+            read_samples(generator, directions, reader, n_samples, seed=seed)[1],
+            read_codes(generator, codes, reader),
+        )
+    reading, still = known[key]
     attributes = describe(reader)
     scale = own_spread(reading.scores, reading.certain, torch.tensor([each.error for each in attributes]))
     unit = torch.linspace(-1, 1, n_steps)
