@@ -24,11 +24,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def synthesis():
-    sys.path.insert(0, str(ROOT))
-    try:
-        return importlib.import_module("benchmarks.synthesis")
-    finally:
-        sys.path.remove(str(ROOT))
+    return importlib.import_module("benchmarks.synthesis")
 
 
 def test_the_plain_stylegan2_makes_our_images(synthesis) -> None:

@@ -19,11 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def questions() -> ModuleType:
-    sys.path.insert(0, str(ROOT))
-    try:
-        return importlib.import_module("benchmarks.eigengan_questions")
-    finally:
-        sys.path.remove(str(ROOT))
+    return importlib.import_module("benchmarks.eigengan_questions")
 
 
 @pytest.fixture(scope="module")

