@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -322,6 +323,17 @@ def _heat_cell(value: float, bound: float, tip: str) -> str:
     return f'<td class="{side}" style="--s:{share}%" title="{escape(tip)}"></td>'
 
 
+def breakable(label: str) -> str:
+    """Return a label as HTML whose lines may break after brackets, commas, equals signs and underscores, and where a
+    small letter meets a capital.
+
+    Example:
+        >>> breakable("hair_style=longWavy")
+        'hair_<wbr>style=<wbr>long<wbr>Wavy'
+    """
+    return re.sub(r"([(,=_]|[a-z](?=[A-Z]))", r"\1<wbr>", escape(label))
+
+
 def bars(parts: Sequence[tuple[str, float]], *, bound: float) -> str:
     """Draw signed amounts as bars to the right and left of a middle line."""
     rows = []
@@ -329,7 +341,7 @@ def bars(parts: Sequence[tuple[str, float]], *, bound: float) -> str:
         width = round(50 * min(1.0, abs(value) / bound), 1)
         side = "up" if value > 0 else "down"
         bar = f'<i class="{side}" style="width:{width}%"></i>'
-        rows.append(f"<li><span>{escape(name)}</span><b>{bar}</b><em>{value:+.2f}</em></li>")
+        rows.append(f"<li><span>{breakable(name)}</span><b>{bar}</b><em>{value:+.2f}</em></li>")
     return f'<ul class="bars">{"".join(rows)}</ul>'
 
 

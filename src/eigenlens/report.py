@@ -29,6 +29,7 @@ from .page import (
     Series,
     asset,
     bars,
+    breakable,
     code_block,
     data,
     dot_chart,
@@ -201,7 +202,7 @@ def _metrics(summaries: Sequence[Summary], numbers: Numbers) -> str:
         rows: dict[str, dict[str, Any]] = {}
         dots: dict[str, dict[str, Dot]] = {}
         for each in own:
-            row = rows.setdefault(each.method, {"method": _breakable(each.method), "k": shown(each.k, 0)})
+            row = rows.setdefault(each.method, {"method": breakable(each.method), "k": shown(each.k, 0)})
             row[each.calibration] = numbers.button(each)
             if each.interval is not None:
                 interval = each.interval
@@ -436,11 +437,6 @@ def _strip(generator: Generator, directions: Directions, which: int) -> str:
 
 def _anchor(name: str) -> str:
     return re.sub(r"[^\w-]+", "-", name)
-
-
-def _breakable(label: str) -> str:
-    """Return a label as HTML whose lines may break after its brackets, commas and equals signs."""
-    return re.sub(r"([(,=])", r"\1<wbr>", escape(label))
 
 
 _PANEL = """<dialog id="panel"><form method="dialog"><h3></h3><p></p><p class="note"></p><code></code>

@@ -44,13 +44,14 @@ class EfficientNetLite0:
 
 def resized(images: Tensor, size: int = RESOLUTION) -> Tensor:
     """Resize images in [-1, 1] by area or bilinearly, and normalise them."""
-    x = (images.clamp(-1, 1).expand(-1, 3, -1, -1) + 1) / 2
+    x = images.clamp(-1, 1).expand(-1, 3, -1, -1)
     if x.shape[-1] > size:
         x = F.interpolate(x, size=(size, size), mode="area")
-    elif x.shape[-1] < size:
-        x = F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False)
     mean, std = (torch.tensor(each).to(x)[:, None, None] for each in (MEAN, STD))
-    return (x - mean) / std
+    x = (x - (2 * mean - 1)) / (2 * std)
+    if x.shape[-1] < size:  # an affine map of values may as well come first, where there are fewer
+        x = F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False)
+    return x
 
 
 class EfficientNet(nn.Module):
