@@ -341,10 +341,11 @@ def stand_in(monkeypatch):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_features_are_judged_from_their_beginning_on(stand_in, precision, channels):
+def test_features_are_judged_from_their_beginning_to_their_end(stand_in, precision, channels):
     gradients = {}
     for weight in (0.0, 1.0):
-        changed = {"feature_weight": weight, "feature_from_kimg": 0.008, "feature_resolution": 32}
+        changed = {"feature_weight": weight, "feature_from_kimg": 0.008, "feature_until_kimg": 0.016}
+        changed["feature_resolution"] = 32
         training = Training(configure("tiny-16", channels=channels, **changed), device=CPU, precision=precision)
         real = torch.linspace(-1, 1, 8 * channels * 256).view(8, channels, 16, 16)
         before = {name: value.clone() for name, value in training.discriminator.state_dict().items()}
@@ -363,6 +364,8 @@ def test_features_are_judged_from_their_beginning_on(stand_in, precision, channe
     # within the margins, real and generated images pull the last biases with equal force
     weights = {name for name, _ in features.named_parameters(prefix="features") if not name.endswith("bias")}
     assert weights <= moved
+    training.take_step(real, training.latents())  # after the end
+    assert all(p.grad is None for p in features.parameters())
     assert not any(".across_" in name for name in moved)  # the random mixtures never learn,
     assert not any(name.startswith("features.pretrained") for name in before)  # and the pretrained network is not kept
     assert not list(features.pretrained.parameters())

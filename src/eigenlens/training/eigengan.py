@@ -77,6 +77,8 @@ class TrainConfig(RunConfig):
     `features.py`). 0, as published, has none."""
     feature_from_kimg: float = 0.0
     """When it begins to judge."""
+    feature_until_kimg: float = 0.0
+    """When it ceases, so that pixels alone have the last word on texture; 0: never."""
     feature_resolution: int = 128
     """Pixels a side at which that network sees the images, a multiple of 32; best a whole multiple of theirs, or what
     lies between shows as a grid in what is generated."""
@@ -85,7 +87,7 @@ class TrainConfig(RunConfig):
 
     least: ClassVar[dict[str, float]] = RunConfig.least | {
         "orthogonality_weight": 0, "effect_floor": 0, "information_weight": 0, "r1_weight": 0,
-        "feature_weight": 0, "feature_from_kimg": 0, "feature_resolution": 32,
+        "feature_weight": 0, "feature_from_kimg": 0, "feature_until_kimg": 0, "feature_resolution": 32,
     }  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -410,8 +412,9 @@ class Training(Adversaries):
         return figures
 
     def _feature_scores(self, images: Tensor) -> list[Tensor]:
-        """Return the scores [batch, places] by features at each depth; none where they are not judged, or not yet."""
-        if self.discriminator.features is None or self.kimg < self.config.feature_from_kimg:
+        """Return the scores [batch, places] by features at each depth; none where and while they are not judged."""
+        until = self.config.feature_until_kimg or math.inf
+        if self.discriminator.features is None or not self.config.feature_from_kimg <= self.kimg < until:
             return []
         with self._mixed():
             scores = self.discriminator.features(images)
