@@ -80,8 +80,8 @@ class TrainConfig(RunConfig):
     feature_until_kimg: float = 0.0
     """When it ceases, so that pixels alone have the last word on texture; 0: never."""
     feature_resolution: int = 128
-    """Pixels a side at which that network sees the images, a multiple of 32; best a whole multiple of theirs, or what
-    lies between shows as a grid in what is generated."""
+    """Pixels a side at which that network sees the images, a multiple of 32; best a whole multiple of their own,
+    or a grid may show in what is generated."""
     augment: tuple[str, ...] = ()
     """Differentiable augmentations of what the discriminator sees: `color`, `translation`, `cutout`; for small sets."""
 
