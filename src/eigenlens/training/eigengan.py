@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from .. import images, runtime
 from ..directions import Directions
 from ..effect import measure_effect, traverse
-from ..errors import UserError, unknown_name
+from ..errors import unknown_name
 from ..generator import Generator
 from ..generators.eigengan import BASE, SLOPE, EigenGAN, EigenGANConfig, EigenGANNetwork, he_normal_
 from ..method import METHODS
-from .features import FeatureDiscriminator
+from .judge import JUDGES, Judge
 from .run import Adversaries, RunConfig, conduct, overridden, r1_penalty
 
 EFFECT_SAMPLES = 16  # of each measurement while training
@@ -72,22 +72,21 @@ class TrainConfig(RunConfig):
     """Weight of R1, the mean of ‖∇D(x)‖² over real images, without the ½ that some write before it."""
     r1_scaled: bool = True
     """Whether R1 is multiplied by its interval, so that its mean weight does not depend on it (the authors' code)."""
-    feature_weight: float = 0.0
-    """Weight of a second discriminator, which judges features of EfficientNet-Lite0 in place of pixels (see
-    `features.py`). 0, as published, has none."""
-    feature_from_kimg: float = 0.0
-    """When it begins to judge."""
-    feature_until_kimg: float = 0.0
-    """When it ceases, so that pixels alone have the last word on texture; 0: never."""
-    feature_resolution: int = 128
-    """Pixels a side at which that network sees the images, a multiple of 32; best a whole multiple of their own,
-    or a grid may show in what is generated."""
+    judge: str = "none"
+    """A second discriminator: `features` of EfficientNet-Lite0 in place of pixels, or `toonfaces`, which looks at parts
+    of toon faces, upright and at their usual size. `none`, as published, has none."""
+    judge_weight: float = 0.05
+    """Weight of its scores in the generator's loss."""
+    judge_from_kimg: float = 0.0
+    """When it begins."""
+    judge_until_kimg: float = 0.0
+    """When it ceases, so that the first has the last word on texture; 0: never."""
     augment: tuple[str, ...] = ()
     """Differentiable augmentations of what the discriminator sees: `color`, `translation`, `cutout`; for small sets."""
 
     least: ClassVar[dict[str, float]] = RunConfig.least | {
         "orthogonality_weight": 0, "effect_floor": 0, "information_weight": 0, "r1_weight": 0,
-        "feature_weight": 0, "feature_from_kimg": 0, "feature_until_kimg": 0, "feature_resolution": 32,
+        "judge_weight": 0, "judge_from_kimg": 0, "judge_until_kimg": 0,
     }  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -99,8 +98,8 @@ class TrainConfig(RunConfig):
         ):
             if getattr(self, name) not in allowed:
                 raise unknown_name(name, getattr(self, name), allowed)
-        if self.feature_resolution % 32:
-            raise UserError(f"feature_resolution {self.feature_resolution} is not possible; give a multiple of 32")
+        if self.judge not in ("none", *JUDGES):
+            raise unknown_name("judge", self.judge, ("none", *JUDGES))
         for name in self.augment:
             if name not in AUGMENTATIONS:
                 raise unknown_name("augmentation", name, AUGMENTATIONS)
@@ -179,16 +178,14 @@ class Discriminator(nn.Module):
     Args:
         config: of the generator; both have the same widths.
         reads_codes: whether it also reads the z of all layers off images, as InfoGAN's does.
-        feature_resolution: pixels a side at which a second one judges features of images; None: there is none.
+        judge: name of a second one in `JUDGES`, or `none`.
 
     Source:
         The authors' code: 7x7; at each resolution a 3x3 and a 3x3 of stride 2; 3x3; a linear layer as wide as the
         deepest feature map, and one that gives the score.
     """
 
-    def __init__(
-        self, config: EigenGANConfig, *, reads_codes: bool = False, feature_resolution: int | None = None
-    ) -> None:
+    def __init__(self, config: EigenGANConfig, *, reads_codes: bool = False, judge: str = "none") -> None:
         super().__init__()
         resolution, width = config.resolution, config.width
         layers = [_convolution(config.channels, width(resolution), 7)]
@@ -209,9 +206,7 @@ class Discriminator(nn.Module):
             self.code = nn.Linear(self.hidden.in_features, sum(config.bases))
             nn.init.normal_(self.code.weight, std=0.01)  # it begins with a guess near 0, the mean of every z
             nn.init.zeros_(self.code.bias)
-        self.features: FeatureDiscriminator | None = None
-        if feature_resolution is not None:
-            self.features = FeatureDiscriminator(feature_resolution)
+        self.second: Judge | None = None if judge == "none" else JUDGES[judge]()
 
     def forward(self, images: Tensor) -> Tensor:
         """Return scores [batch] for images [batch, channels, resolution, resolution]; real ones are to score high."""
@@ -329,7 +324,7 @@ class Training(Adversaries):
             self.discriminator = Discriminator(
                 config.model,
                 reads_codes=config.information_weight > 0,
-                feature_resolution=config.feature_resolution if config.feature_weight else None,
+                judge=config.judge,
             )
         for network in (self.generator, self.discriminator):
             network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -372,9 +367,9 @@ class Training(Adversaries):
         of_real, of_fake = _at_least_float(scores).chunk(2)
         loss = discriminator_loss(of_real, of_fake, config.generator_loss)
         total = loss
-        for judged in self._feature_scores(seen):
-            by_features = judged.chunk(2)
-            total = total + discriminator_loss(by_features[0], by_features[1], config.generator_loss)
+        for judged in self._judged(seen):
+            halves = judged.chunk(2)
+            total = total + discriminator_loss(halves[0], halves[1], config.generator_loss)
         if guess is not None:
             total = total + self._misreading(guess[len(real) :], latent)
         total.backward()
@@ -392,8 +387,8 @@ class Training(Adversaries):
             scores, guess = self.judge(seen)
         g_loss = generator_loss(_at_least_float(scores), config.generator_loss)
         total = g_loss
-        for judged in self._feature_scores(seen):
-            total = total + config.feature_weight * generator_loss(judged, config.generator_loss)
+        for judged in self._judged(seen):
+            total = total + config.judge_weight * generator_loss(judged, config.generator_loss)
         if config.model.orthogonality == "penalty":
             penalty = orthogonality_penalty(self.generator, config.orthogonality_reduction)
             total = total + config.orthogonality_weight * penalty
@@ -411,13 +406,13 @@ class Training(Adversaries):
         self.step += 1
         return figures
 
-    def _feature_scores(self, images: Tensor) -> list[Tensor]:
-        """Return the scores [batch, places] by features at each depth; none where and while they are not judged."""
-        until = self.config.feature_until_kimg or math.inf
-        if self.discriminator.features is None or not self.config.feature_from_kimg <= self.kimg < until:
+    def _judged(self, images: Tensor) -> list[Tensor]:
+        """Return the scores [batch, places] of the second discriminator in each of its ways; none while it rests."""
+        until = self.config.judge_until_kimg or math.inf
+        if self.discriminator.second is None or not self.config.judge_from_kimg <= self.kimg < until:
             return []
         with self._mixed():
-            scores = self.discriminator.features(images)
+            scores = self.discriminator.second(images)
         return [_at_least_float(each) for each in scores]
 
     def _misreading(self, guess: Tensor, latent: Tensor) -> Tensor:

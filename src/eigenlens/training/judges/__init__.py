@@ -1,0 +1,1 @@
+"""Second discriminators, one a file."""
