@@ -81,7 +81,6 @@ def test_the_command_writes_its_table(tmp_path: Path) -> None:
 
 
 def test_recipes_are_trained_measured_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    monkeypatch.syspath_prepend(str(ROOT))
     recipes = importlib.import_module("benchmarks.recipes")
     monkeypatch.setattr(recipes, "BASE", recipes.BASE | {"resolution": 16, "noise_dim": 4, "base_channels": 4})
     data = tmp_path / "noise.npy"
@@ -112,7 +111,6 @@ def test_recipes_are_trained_measured_and_told(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_stopped_training_ends_the_command_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT))
     recipes = importlib.import_module("benchmarks.recipes")
     monkeypatch.setattr(recipes, "BASE", recipes.BASE | {"resolution": 16, "noise_dim": 4, "base_channels": 4})
     data, runs, out = tmp_path / "noise.npy", tmp_path / "runs", tmp_path / "recipes.json"
@@ -136,7 +134,6 @@ def test_a_stopped_training_ends_the_command_and_goes_on(tmp_path: Path, monkeyp
 
 
 def test_the_course_of_a_training_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    monkeypatch.syspath_prepend(str(ROOT))
     collapse = importlib.import_module("benchmarks.collapse")
     monkeypatch.setattr(collapse, "BASE", collapse.BASE | {"resolution": 16, "noise_dim": 4, "base_channels": 4})
     monkeypatch.chdir(tmp_path)
@@ -152,8 +149,7 @@ def test_the_course_of_a_training_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     assert "| 0.064 |" in capsys.readouterr().out
 
 
-def test_the_share_of_a_part_is_what_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT))
+def test_the_share_of_a_part_is_what_it_does() -> None:
     collapse = importlib.import_module("benchmarks.collapse")
     network = EigenGANNetwork(EigenGANConfig(resolution=16, noise_dim=4, n_basis=2, base_channels=4))
     with torch.no_grad():
@@ -165,8 +161,7 @@ def test_the_share_of_a_part_is_what_it_does(monkeypatch: pytest.MonkeyPatch) ->
     assert seen["scale"][1] == 0
 
 
-def test_the_docs_print_the_measured_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT))
+def test_the_docs_print_the_measured_recipes() -> None:
     recipes = importlib.import_module("benchmarks.recipes")
     page = (ROOT / "docs" / "results" / "eigengan" / "recipes.md").read_text("utf-8")
     cells = json.loads(recipes.RESULTS.read_text("utf-8"))["cells"]
@@ -174,8 +169,7 @@ def test_the_docs_print_the_measured_recipes(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def projection(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(ROOT))
+def projection():
     return importlib.import_module("benchmarks.projection")
 
 
@@ -225,7 +219,6 @@ def test_projections_go_on_row_by_row(
 
 
 def test_planted_directions_are_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:
-    monkeypatch.syspath_prepend(str(ROOT))
     planted = importlib.import_module("benchmarks.planted")
     axes = planted.blobs()[1]
     turned = torch.linalg.qr(torch.randn(5, 5, generator=torch.Generator().manual_seed(0)))[0] @ axes
@@ -252,7 +245,6 @@ def test_planted_directions_are_measured(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_planted_cells_are_taken_up_by_settings_and_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.syspath_prepend(str(ROOT))
     planted = importlib.import_module("benchmarks.planted")
     monkeypatch.setattr(planted, "SPAN", planted.SPAN | {"n_directions": 4, "batch": 4})
     monkeypatch.setattr(planted, "FRAMES", 2)
@@ -277,7 +269,6 @@ def test_planted_cells_are_taken_up_by_settings_and_steps(monkeypatch: pytest.Mo
 def test_recovery_cells_are_taken_up_by_settings_and_weights(
     eigengan: Generator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys
 ) -> None:
-    monkeypatch.syspath_prepend(str(ROOT))
     recovery = importlib.import_module("benchmarks.recovery")
     voynov, longer, sefa = (recovery.make_method(*each) for each in (("voynov", 30), ("voynov", 31), ("sefa", 30)))
     cell = {

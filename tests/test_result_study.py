@@ -20,17 +20,12 @@ from eigenlens.inference import nested_bootstrap
 from eigenlens.method import METHODS
 from eigenlens.verdict import Summary
 
-ROOT = Path(__file__).parents[1]
-
-with pytest.MonkeyPatch.context() as patch:
-    patch.syspath_prepend(str(ROOT))
-    result = importlib.import_module("benchmarks.result")
+result = importlib.import_module("benchmarks.result")
 
 
 @pytest.fixture(autouse=True)
 def control(monkeypatch):
     """Put the control into the table of methods, as the study does."""
-    monkeypatch.syspath_prepend(str(ROOT))
     monkeypatch.setitem(METHODS.table, "duplicated", "benchmarks.result:Duplicated")
 
 

@@ -42,15 +42,15 @@ class EfficientNetLite0:
         return _network(images.device).pooled(resized(images))
 
 
-def resized(images: Tensor, size: int = RESOLUTION) -> Tensor:
-    """Resize images in [-1, 1] by area or bilinearly, and normalise them."""
+def resized(images: Tensor) -> Tensor:
+    """Resize images in [-1, 1] to 128 px, by area or bilinearly, and normalise them."""
     x = images.clamp(-1, 1).expand(-1, 3, -1, -1)
-    if x.shape[-1] > size:
-        x = F.interpolate(x, size=(size, size), mode="area")
+    if x.shape[-1] > RESOLUTION:
+        x = F.interpolate(x, size=(RESOLUTION, RESOLUTION), mode="area")
     mean, std = (torch.tensor(each).to(x)[:, None, None] for each in (MEAN, STD))
     x = (x - (2 * mean - 1)) / (2 * std)
-    if x.shape[-1] < size:  # an affine map of values may as well come first, where there are fewer
-        x = F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False)
+    if x.shape[-1] < RESOLUTION:  # an affine map of values may as well come first, where there are fewer
+        x = F.interpolate(x, size=(RESOLUTION, RESOLUTION), mode="bilinear", align_corners=False)
     return x
 
 

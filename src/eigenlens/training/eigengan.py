@@ -95,11 +95,10 @@ class TrainConfig(RunConfig):
         for name, allowed in (
             ("generator_loss", ("hinged", "linear", "non-saturating")),
             ("orthogonality_reduction", ("half-sum", "mean", "mean-of-layers")),
+            ("judge", ("none", *JUDGES)),
         ):
             if getattr(self, name) not in allowed:
                 raise unknown_name(name, getattr(self, name), allowed)
-        if self.judge not in ("none", *JUDGES):
-            raise unknown_name("judge", self.judge, ("none", *JUDGES))
         for name in self.augment:
             if name not in AUGMENTATIONS:
                 raise unknown_name("augmentation", name, AUGMENTATIONS)
@@ -322,9 +321,7 @@ class Training(Adversaries):
             torch.manual_seed(config.seed)
             self.generator = EigenGANNetwork(config.model)
             self.discriminator = Discriminator(
-                config.model,
-                reads_codes=config.information_weight > 0,
-                judge=config.judge,
+                config.model, reads_codes=config.information_weight > 0, judge=config.judge
             )
         for network in (self.generator, self.discriminator):
             network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -335,9 +332,10 @@ class Training(Adversaries):
             for network in (self.generator, self.discriminator)
         )
         self.generate: Callable[[Tensor], Tensor] = self.generator
-        self.judge: Callable[[Tensor], tuple[Tensor, Tensor | None]] = self.discriminator.judged
+        self.discriminate: Callable[[Tensor], tuple[Tensor, Tensor | None]] = self.discriminator.judged
         if compiled:
-            self.generate, self.judge = torch.compile(self.generator), torch.compile(self.discriminator.judged)
+            self.generate = torch.compile(self.generator)
+            self.discriminate = torch.compile(self.discriminator.judged)
 
     def latents(self) -> Tensor:
         """Draw this process's share of the latents of this step, [batch / processes, dim]."""
@@ -363,13 +361,13 @@ class Training(Adversaries):
         self.discriminator_optimiser.zero_grad(set_to_none=True)
         seen = self._augmented(torch.cat([real, fake.detach().to(real.dtype)]), "discriminator")
         with self._mixed():
-            scores, guess = self.judge(seen)
+            scores, guess = self.discriminate(seen)
         of_real, of_fake = _at_least_float(scores).chunk(2)
         loss = discriminator_loss(of_real, of_fake, config.generator_loss)
         total = loss
         for judged in self._judged(seen):
-            halves = judged.chunk(2)
-            total = total + discriminator_loss(halves[0], halves[1], config.generator_loss)
+            judged_real, judged_fake = judged.chunk(2)
+            total = total + discriminator_loss(judged_real, judged_fake, config.generator_loss)
         if guess is not None:
             total = total + self._misreading(guess[len(real) :], latent)
         total.backward()
@@ -384,7 +382,7 @@ class Training(Adversaries):
         self.discriminator.requires_grad_(False)
         seen = self._augmented(fake, "generator")
         with self._mixed():
-            scores, guess = self.judge(seen)
+            scores, guess = self.discriminate(seen)
         g_loss = generator_loss(_at_least_float(scores), config.generator_loss)
         total = g_loss
         for judged in self._judged(seen):

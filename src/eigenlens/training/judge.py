@@ -19,7 +19,7 @@ JUDGES = Registry(
 WIDTH = 64
 """Channels of what a critic computes."""
 SMALLEST = 4
-"""Pixels a side, of the shorter, at which a critic stops halving, or the first number above that it comes to."""
+"""A critic halves its maps for as long as so many pixels a side are left."""
 SLOPE = 0.2
 
 

@@ -38,9 +38,7 @@ class ToonFaces(Judge):
         """Return scores [batch, places] of the face and of the bust, for images [batch, 3, height, width]."""
         images = to_reader_size(images.float())
         pose = self._pose(images.detach())
-        with torch.autocast(images.device.type, enabled=False):
-            seen = [window.view(images, pose) for window in WINDOWS.values()]
-        return [self.critics[name](GAIN * view).flatten(1) for name, view in zip(WINDOWS, seen, strict=True)]
+        return [self.critics[name](GAIN * window.view(images, pose)).flatten(1) for name, window in WINDOWS.items()]
 
     @torch.no_grad()
     def _pose(self, images: Tensor) -> Tensor:
