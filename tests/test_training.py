@@ -27,7 +27,7 @@ from eigenlens.errors import UserError
 from eigenlens.generator import load_generator
 from eigenlens.generators.eigengan import EigenGANConfig, EigenGANNetwork
 from eigenlens.readers import efficientnet
-from eigenlens.training import distance
+from eigenlens.training import adversaries, distance
 from eigenlens.training import eigengan as training_file
 from eigenlens.training import run as run_file
 from eigenlens.training.data import open_dataset
@@ -159,7 +159,7 @@ def test_impossible_settings_are_refused(given, expected):
 
 
 def test_every_setting_is_explained():
-    source = "".join(Path(each.__file__).read_text("utf-8") for each in (training_file, run_file))
+    source = "".join(Path(each.__file__).read_text("utf-8") for each in (training_file, adversaries))
     for field in dataclasses.fields(TrainConfig):
         after = source.split(f"\n    {field.name}: ", 1)[1].split("\n", 1)[1]
         assert after.lstrip().startswith('"""'), field.name

@@ -15,7 +15,7 @@ from eigenlens.codes import Codes
 from eigenlens.errors import UserError
 from eigenlens.generator import load_generator
 from eigenlens.method import METHODS
-from eigenlens.training import run as run_file
+from eigenlens.training import adversaries
 from eigenlens.training import stylegan2 as training_file
 from eigenlens.training.stylegan2 import (
     Discriminator,
@@ -148,7 +148,7 @@ def test_impossible_settings_are_refused(given, expected) -> None:
 
 
 def test_every_setting_is_explained() -> None:
-    source = "".join(Path(each.__file__).read_text("utf-8") for each in (training_file, run_file))
+    source = "".join(Path(each.__file__).read_text("utf-8") for each in (training_file, adversaries))
     for kind in (TrainConfig, SmallStyleGAN2):
         for field in dataclasses.fields(kind):
             after = source.split(f"\n    {field.name}: ", 1)[1].split("\n", 1)[1]

@@ -28,8 +28,9 @@ from ..errors import unknown_name
 from ..generator import Generator
 from ..generators.eigengan import BASE, SLOPE, EigenGAN, EigenGANConfig, EigenGANNetwork, he_normal_
 from ..method import METHODS
+from .adversaries import Adversaries, RunConfig, overridden, r1_penalty
 from .judge import JUDGES, Judge
-from .run import Adversaries, RunConfig, conduct, overridden, r1_penalty
+from .run import conduct
 
 EFFECT_SAMPLES = 16  # of each measurement while training
 AUGMENTATIONS = ("color", "translation", "cutout")

@@ -28,7 +28,8 @@ from .. import runtime
 from ..errors import UserError, unknown_name
 from ..generators.ops import demodulation, doubled, upfirdn
 from ..generators.stylegan2 import BASE, StyledConvolution, StyleGAN2, StyleGAN2Config, StyleGAN2Network
-from .run import Adversaries, RunConfig, conduct, overridden, r1_penalty
+from .adversaries import Adversaries, RunConfig, overridden, r1_penalty
+from .run import conduct
 
 SLOPE, GAIN = 0.2, math.sqrt(2.0)  # of every leaky ReLU
 GROUP = 4  # images whose spread the discriminator sees together
