@@ -20,7 +20,7 @@ from .generator import Generator, load_generator
 from .generators.eigengan import EigenGANConfig
 from .method import METHODS
 from .training.eigengan import TrainConfig, train
-from .training.run import STATE, STATE_FORMAT
+from .training.run import STATE, load_state
 
 FREE = ("importance_init",)
 """Entries of a shape that two generators may differ in: they fix no more than where training began."""
@@ -136,7 +136,9 @@ def tune(grafted: Generator, state_file: str | Path, *, data: str | Path, kimg: 
     place = Path(run) / "last" / STATE
     if place.exists():
         raise UserError(f"{run} holds a run already; choose another place")
-    state = _read(Path(state_file))
+    if not Path(state_file).exists():
+        raise UserError(f"tuning goes on with the discriminator of the host's run, and {state_file} is not there")
+    state = load_state(Path(state_file))
     weights = grafted.network.state_dict()
     averaged = state["averaged"]
     changed = [name for name in weights if not torch.equal(weights[name].cpu(), averaged[name])]
@@ -149,19 +151,6 @@ def tune(grafted: Generator, state_file: str | Path, *, data: str | Path, kimg: 
         torch.save(state, beside)
     train(config, data=data, run=run, log=lambda line: None)
     return load_generator(Path(run) / "last")
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """Read a training state without unpickling objects."""
-    if not file.is_file():
-        raise UserError(f"tuning goes on with the discriminator of the host's run, and {file} is not there")
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # the reader of foreign bytes raises nearly anything
-        raise UserError(f"{file} cannot be read: {(str(error).splitlines() or [''])[0]}") from error
-    if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
-        raise UserError(f"{file} is no training state in format {STATE_FORMAT}")
-    return state
 
 
 def _config(written: Mapping[str, Any]) -> TrainConfig:

@@ -16,6 +16,8 @@ def train(
     run: Path | None = None,
     resume: str = "auto",
     runs: Path = Path("runs"),
+    start: str | None = None,
+    start_discriminator: Path | None = None,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     compile: bool = False,
@@ -32,6 +34,9 @@ def train(
         run: folder of the run; by default the next free one in --runs.
         resume: `auto` goes on where --run holds a state; `none` wants a fresh folder; or a state to go on from.
         runs: where new runs go.
+        start: a generator whose weights a new run begins with: a name, a folder or a file. Give --generator-from-kimg
+            and --warmup-kimg too, so that the discriminator comes to know it first.
+        start_discriminator: a run's folder or state; with --start, its discriminator is begun with.
         device: auto, cpu, cuda, ...
         precision: bf16 is faster where the processor multiplies it itself; `auto` finds out.
         compile: compile the networks.
@@ -45,6 +50,8 @@ def train(
         run=run,
         resume=resume,
         runs=runs,
+        start=start,
+        start_discriminator=start_discriminator,
         device=device,
         precision=precision,
         compile=compile,

@@ -45,6 +45,11 @@ class RunConfig:
     """Decay of Adam's two moments."""
     cooldown_kimg: float = 0.0
     """Over so many kimg, at the end, the learning rates fall in a straight line to nothing; 0: they stay."""
+    generator_from_kimg: float = 0.0
+    """When the generator begins to learn. Until then the discriminator learns alone, which a start from a generator
+    that it does not know asks for."""
+    warmup_kimg: float = 0.0
+    """Over so many kimg from then on the generator's learning rate rises in a straight line; 0: it is whole at once."""
     r1_interval: int = 16
     """Steps from one R1 to the next; 0 leaves it out."""
     ema_half_life: float = 5.0
@@ -65,8 +70,9 @@ class RunConfig:
     """How often in seconds the state is saved."""
 
     least: ClassVar[dict[str, float]] = {
-        "kimg": 1e-3, "batch": 1, "seed": 0, "learning_rate": 0, "cooldown_kimg": 0, "r1_interval": 0,
-        "ema_half_life": 0, "tick_kimg": 1e-3, "watch_kimg": 0, "distance_images": 0, "patience": 1, "save_seconds": 0,
+        "kimg": 1e-3, "batch": 1, "seed": 0, "learning_rate": 0, "cooldown_kimg": 0,
+        "generator_from_kimg": 0, "warmup_kimg": 0, "r1_interval": 0, "ema_half_life": 0, "tick_kimg": 1e-3,
+        "watch_kimg": 0, "distance_images": 0, "patience": 1, "save_seconds": 0,
     }  # fmt: skip
     """Numbers among the settings, and the least of each."""
 
@@ -79,7 +85,7 @@ class RunConfig:
     @property
     def n_steps(self) -> int:
         """How many steps the training has."""
-        return math.ceil(1000 * self.kimg / self.batch - 1e-9)
+        return self._steps(self.kimg)
 
     @property
     def ema_decay(self) -> float:
@@ -91,8 +97,19 @@ class RunConfig:
 
         Then it falls in a straight line, to one part in as many as the cooldown has steps at the last.
         """
-        steps = math.ceil(1000 * self.cooldown_kimg / self.batch - 1e-9)
+        steps = self._steps(self.cooldown_kimg)
         return min(1.0, (self.n_steps - step) / steps) if steps else 1.0
+
+    def warmth(self, step: int) -> float:
+        """Return the share of its learning rate that the generator takes in step `step`, from 0, but for the cooldown.
+
+        It is 0 while the discriminator learns alone; then it rises in a straight line to 1.
+        """
+        taken = step + 1 - self._steps(self.generator_from_kimg)
+        return min(1.0, max(0, taken) / max(1, self._steps(self.warmup_kimg)))
+
+    def _steps(self, kimg: float) -> int:
+        return math.ceil(1000 * kimg / self.batch - 1e-9)
 
 
 def overridden(config: Config, **overrides: Any) -> Config:
@@ -171,10 +188,16 @@ class Adversaries:
         )
 
     def advance(self, optimiser: torch.optim.Optimizer) -> None:
-        """Let an optimiser take its step, at the share of its learning rates that this step of the training takes."""
+        """Let an optimiser take its step, at the share of its learning rates that this step of the training takes.
+
+        At a share of 0 no weight moves, and the moments are learnt.
+        """
+        share = self.config.pace(self.step)
+        if optimiser is self.generator_optimiser:
+            share *= self.config.warmth(self.step)
         full = [group["lr"] for group in optimiser.param_groups]
         for group, rate in zip(optimiser.param_groups, full, strict=True):
-            group["lr"] = rate * self.config.pace(self.step)
+            group["lr"] = rate * share
         optimiser.step()
         for group, rate in zip(optimiser.param_groups, full, strict=True):
             group["lr"] = rate

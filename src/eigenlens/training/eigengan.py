@@ -535,8 +535,8 @@ def train(config: TrainConfig, *, data: str | Path, compile: bool = False, **how
         config: the settings; see `PRESETS` and `configure`.
         data: training images; see `data.open_dataset`.
         compile: whether to compile the networks.
-        how: `run`, `resume`, `runs`, `device`, `precision`, `threads`, `tensorboard`, `log`, as `run.conduct` takes
-            them.
+        how: `run`, `resume`, `runs`, `start`, `start_discriminator`, `device`, `precision`, `threads`, `tensorboard`,
+            `log`, as `run.conduct` takes them.
 
     Returns:
         The run's folder; its `last/` is the averaged generator, for `load_generator`.

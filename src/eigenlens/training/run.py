@@ -27,10 +27,11 @@ from torch import Tensor, nn
 from .. import __version__, images, runtime
 from ..errors import UserError
 from ..files import write_text, written_beside
-from ..generator import Generator
+from ..generator import Generator, load_generator
 from .adversaries import FIGURES, Adversaries, RunConfig
 from .data import Dataset, gather, open_dataset
 from .distance import has_stopped_improving, multiscale_distance
+from .start import start_from
 
 STATE = "state.pt"
 STATE_FORMAT = "eigenlens.training/1"
@@ -67,36 +68,56 @@ def save_state(training: Adversaries, run: Path, *, data: Dataset, past: Past) -
         "data": data.sha256,
         "seconds": past.seconds,
         "distances": past.distances,
+        "start": past.start,
     }
     with written_beside(run / "last" / STATE, force=True) as beside:
         torch.save(state, beside)
-    export(training, run / "last", data=data)
+    export(training, run / "last", data=data, start=past.start)
 
 
-def export(training: Adversaries, folder: Path, *, data: Dataset) -> Path:
-    """Write the averaged generator in the library's own format."""
+def export(training: Adversaries, folder: Path, *, data: Dataset, start: dict[str, str] | None = None) -> Path:
+    """Write the averaged generator in the library's own format, with what it learnt from and began with."""
     about = {"training": {"kimg": training.kimg, "data": data.name, "data_sha256": data.sha256, "version": __version__}}
-    about["training"] |= {"config": dataclasses.asdict(training.config)}
+    about["training"] |= {"config": dataclasses.asdict(training.config)} | ({"start": start} if start else {})
     return training.as_generator(data.name).save(folder, force=True, about=about)
 
 
-def read_state(file: Path, config: RunConfig, data: Dataset) -> dict[str, Any]:
-    """Read what `save_state` wrote, without unpickling objects.
+def load_state(file: Path) -> dict[str, Any]:
+    """Read what `save_state` wrote, without unpickling objects; `file` may also be the folder of a run.
 
     Raises:
-        UserError: where it is no such file, or belongs to another config or other data; it names what differs.
+        UserError: where it is no such file.
     """
+    file = find_state(file)
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # the reader of foreign bytes raises nearly anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"{file} cannot be read: {reason}; give another state with --resume, or another --run"
-        ) from error
+        raise UserError(f"{file} cannot be read: {reason}; give another state, or another --run") from error
     if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
-        raise UserError(
-            f"{file} is no training state in format {STATE_FORMAT}; give another --resume, or another --run"
-        )
+        raise UserError(f"{file} is no training state in format {STATE_FORMAT}; give another state, or another --run")
+    return state
+
+
+def find_state(path: Path) -> Path:
+    """Return the state that a path names: the file itself, or that of a run's folder or of its `last`.
+
+    Raises:
+        UserError: where there is none.
+    """
+    for place in (path, path / STATE, path / "last" / STATE):
+        if place.is_file():
+            return place
+    raise UserError(f"{path} holds no {STATE}; give a run's folder or a state file")
+
+
+def read_state(file: Path, config: RunConfig, data: Dataset) -> dict[str, Any]:
+    """Read what `save_state` wrote, for the same config and the same data.
+
+    Raises:
+        UserError: where it is no such file, or belongs to another config or other data; it names what differs.
+    """
+    state = load_state(file)
     # a setting that the state does not know came later, with a default that changes nothing
     then, now = _settings(type(config)()) | _flat(json.loads(state["config"])), _settings(config)
     differing = [key for key in now if then.get(key) != now[key] and key not in FREE_ON_RESUME]
@@ -145,6 +166,8 @@ def conduct(
     run: str | Path | None = None,
     resume: str = "auto",
     runs: str | Path = "runs",
+    start: str | Path | None = None,
+    start_discriminator: str | Path | None = None,
     device: str = "auto",
     precision: runtime.Precision = "auto",
     threads: int | None = None,
@@ -162,6 +185,9 @@ def conduct(
         resume: `auto` goes on where the run's folder holds a state; `none` starts anew and wants a fresh folder; a
             state file or the folder of a run: goes on from there.
         runs: where new runs go, and the decoded images, which runs share.
+        start: a generator, as `load_generator` takes it, whose weights a new run begins with; one that goes on has its
+            own. See `start.start_from`.
+        start_discriminator: a state or the folder of a run, whose discriminator a new run begins with, too.
         device: `auto`, `cpu`, `cuda`, ...
         precision: `auto`, `fp32` or `bf16`; `auto` is bf16 where that is faster. R1 and the losses stay in fp32.
         threads: of the CPU; by default one a core.
@@ -179,6 +205,8 @@ def conduct(
         runtime.set_threads(threads)
         if where.type == "cpu":
             runtime.keep_freed_memory()
+        if start is None and start_discriminator is not None:
+            raise UserError(f"--start-discriminator {start_discriminator} needs a generator to judge: give --start too")
         n = runtime.world_size()
         if config.batch % n:
             raise UserError(f"a batch of {config.batch} cannot be shared by {n} processes; give a multiple of {n}")
@@ -193,7 +221,11 @@ def conduct(
         if state_file:
             state = read_state(state_file, config, images_of)
             training.load_state_dict(state)
-            past = Past(state["seconds"], state["distances"])
+            past = Past(state["seconds"], state["distances"], state.get("start", {}))
+        elif start is not None:
+            source = load_generator(start)
+            start_from(training, source, None if start_discriminator is None else load_state(Path(start_discriminator)))
+            past.start = source.identity() | {"discriminator": str(start_discriminator or "drawn")}
         journal = None
         if runtime.rank() == 0:
             journal = _Journal(folder, tell, training, tensorboard=tensorboard)
@@ -211,6 +243,8 @@ class Past:
     seconds: float = 0.0
     distances: list[float] = field(default_factory=list)
     """Every distance to the data so far."""
+    start: dict[str, str] = field(default_factory=dict)
+    """Of what it began with, where that was not drawn: what tells its generator, and its `discriminator`."""
 
 
 def _loop(
@@ -287,10 +321,7 @@ def _choose_run(run: Path | None, resume: str, runs: Path, name: str) -> tuple[P
     """Settle the run's folder and the state to go on from, the same on all processes."""
     state = None
     if resume not in ("auto", "none"):
-        state = Path(resume)
-        state = next((place for place in (state, state / STATE, state / "last" / STATE) if place.is_file()), None)
-        if state is None:
-            raise UserError(f"{resume} holds no {STATE}; give auto, none, a run's folder or a state file")
+        state = find_state(Path(resume))
         if run is None and state.parent.name == "last":
             run = state.parent.parent
     if run is None:

@@ -29,10 +29,11 @@ class ToonFaces(Judge):
 
     def __init__(self) -> None:
         super().__init__()
+        # drawn first: the reader, which is loaded once a process, draws weights before it has its own
+        self.critics = nn.ModuleDict({name: critic(3, min(window.shape)) for name, window in WINDOWS.items()})
         ensemble = load_ensemble()
         # in a tuple, since it is no part of what learns or is kept
         self.reader = (copy.deepcopy(ensemble.members[0]), ensemble.heads)
-        self.critics = nn.ModuleDict({name: critic(3, min(window.shape)) for name, window in WINDOWS.items()})
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return scores [batch, places] of the face and of the bust, for images [batch, 3, height, width]."""

@@ -1,0 +1,66 @@
+"""A start from what has learnt already: a generator's weights, and the discriminator of another run.
+
+A generator that meets a discriminator which knows nothing soon draws nothing either, so `RunConfig.generator_from_kimg`
+lets the discriminator learn alone first, and `warmup_kimg` lets the generator set out slowly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..generator import Generator
+from .adversaries import Adversaries
+
+
+def start_from(training: Adversaries, generator: Generator, state: Mapping[str, Any] | None = None) -> None:
+    """Give a training that has not begun weights to begin with, in place of those drawn.
+
+    Args:
+        training: of the same family and shape.
+        generator: its weights are taken over.
+        state: of another run; its discriminator is taken over, with the moments of its optimiser. What that one lacks
+            (a judge, say) is as drawn. None: all of it is.
+
+    Raises:
+        UserError: where a shape does not fit.
+    """
+    theirs, ours = (getattr(network, "config", None) for network in (generator.network, training.generator))
+    if theirs != ours:
+        raise UserError(
+            f"{generator.name} is of another shape: it is {theirs}, this run {ours}; give settings that fit it"
+        )
+    weights = generator.network.state_dict()
+    _check(weights, training.generator.state_dict(), generator.name)
+    for network in (training.generator, training.averaged):
+        network.load_state_dict(weights)
+    if state is not None:
+        _check(state["discriminator"], training.discriminator.state_dict(), "the discriminator to start from")
+        training.discriminator.load_state_dict(state["discriminator"], strict=False)
+        _take_moments(training.discriminator, training.discriminator_optimiser, state)
+
+
+def _check(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], what: str) -> None:
+    """Raise UserError where one tensor of theirs has no counterpart of the same shape among ours."""
+    for name, tensor in theirs.items():
+        if name not in ours or ours[name].shape != tensor.shape:
+            own = f"has {tuple(ours[name].shape)}" if name in ours else "has none"
+            raise UserError(
+                f"{what} does not fit: its {name} has the shape {tuple(tensor.shape)}, that of this run {own}; "
+                "give the settings that it was trained with"
+            )
+
+
+def _take_moments(network: nn.Module, optimiser: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Take over an optimiser's moments of the parameters that a state has, which stand in the same order there."""
+    name_of = {id(parameter): name for name, parameter in network.named_parameters()}
+    names = [name_of[id(parameter)] for group in optimiser.param_groups for parameter in group["params"]]
+    known = [place for place, name in enumerate(names) if name in state["discriminator"]]
+    moments = state["discriminator_optimiser"]["state"]
+    own = optimiser.state_dict()
+    own["state"] = {place: moments[number] for number, place in enumerate(known) if number in moments}
+    optimiser.load_state_dict(own)
