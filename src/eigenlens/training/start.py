@@ -1,7 +1,7 @@
 """A start from what has learnt already: a generator's weights, and the discriminator of another run.
 
-A generator that meets a discriminator which knows nothing soon draws nothing either, so `RunConfig.generator_from_kimg`
-lets the discriminator learn alone first, and `warmup_kimg` lets the generator set out slowly.
+A discriminator which knows nothing sets a generator back that knows much. So `RunConfig.generator_from_kimg` lets the
+discriminator learn alone first, and `warmup_kimg` lets the generator set out slowly.
 """
 
 from __future__ import annotations
