@@ -91,6 +91,21 @@ def test_a_run_starts_from_a_generator_and_the_discriminator_of_another(faces, f
     assert told == load_generator(first / "last").identity() | {"discriminator": str(first)}
 
 
+def test_a_stylegan2_starts_from_another(tmp_path):
+    data = tmp_path / "faces.npy"
+    np.save(data, np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), np.uint8))
+    config = stylegan2.configure("stylegan2-32", batch=8, kimg=0.016, **QUIET)
+    one = stylegan2.train(config, data=data, run=tmp_path / "one", log=silent)
+    resting = dataclasses.replace(config, kimg=0.008, generator_from_kimg=1.0, seed=3)
+    two = stylegan2.train(
+        resting, data=data, run=tmp_path / "two", start=one / "last", start_discriminator=one, log=silent
+    )
+    before, after = load_state(one), load_state(two)
+    for name, _ in stylegan2.Training(config, device=CPU).generator.named_parameters():  # a mean of w goes on moving
+        assert torch.equal(after["generator"][name], before["averaged"][name]), name
+    assert {float(each["step"]) for each in after["discriminator_optimiser"]["state"].values()} == {3.0}
+
+
 def test_without_one_the_discriminator_is_drawn(first):
     training, fresh = (Training(configure("tiny-16"), device=CPU) for _ in range(2))
     start_from(training, load_generator(first / "last"))
@@ -145,5 +160,7 @@ def test_what_does_not_fit_is_refused(faces, first, tmp_path, capsys):
     assert "give --start too" in capsys.readouterr().err
     assert main([*words, "--start", str(first / "last"), "--start-discriminator", str(tmp_path)]) == 2
     assert "holds no state.pt" in capsys.readouterr().err
+    assert main([*words, "--start", str(first / "last"), "--resume", str(first)]) == 2
+    assert "give one of the two" in capsys.readouterr().err
     assert main([*words, "--start", "toonfaces"]) == 2
     assert "give settings that fit" in capsys.readouterr().err

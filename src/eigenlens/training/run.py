@@ -205,6 +205,8 @@ def conduct(
         runtime.set_threads(threads)
         if where.type == "cpu":
             runtime.keep_freed_memory()
+        if start is not None and resume not in ("auto", "none"):
+            raise UserError(f"--start {start} begins a run and --resume {resume} goes on with one; give one of the two")
         if start is None and start_discriminator is not None:
             raise UserError(f"--start-discriminator {start_discriminator} needs a generator to judge: give --start too")
         n = runtime.world_size()
