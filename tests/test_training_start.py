@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from eigenlens.__main__ import main
 from eigenlens.errors import UserError
@@ -88,7 +89,9 @@ def test_a_run_starts_from_a_generator_and_the_discriminator_of_another(faces, f
             old = before["discriminator"][name]
             assert (value - old).norm() < 0.1 * (far[name] - old).norm(), name
     told = json.loads((begun / "last" / "config.json").read_text("utf-8"))["training"]["start"]
-    assert told == load_generator(first / "last").identity() | {"discriminator": str(first)}
+    asked = {"from": str(first / "last"), "discriminator": str(first)}
+    assert told == load_generator(first / "last").identity() | asked
+    assert yaml.safe_load((begun / "config.yaml").read_text("utf-8"))["start"] == told
 
 
 def test_a_stylegan2_starts_from_another(tmp_path):
@@ -126,7 +129,7 @@ def test_a_judge_may_join_the_discriminator_of_a_run_without_one(faces, first, t
             assert optimiser.state[parameter]["exp_avg_sq"].shape == parameter.shape
     training.take_step(torch.zeros(8, 3, 16, 16), training.latents())
     judged = train(dataclasses.replace(config, kimg=0.008, **QUIET), data=faces, run=tmp_path / "judged", log=silent)
-    with pytest.raises(UserError, match=r"discriminator to start from does not fit: its \S+ has the shape .* has none"):
+    with pytest.raises(UserError, match=r"to start from does not fit: its \S+ has the shape .* of this run -"):
         start_from(Training(configure("tiny-16"), device=CPU), load_generator(first / "last"), load_state(judged))
 
 
@@ -153,7 +156,7 @@ def test_a_started_run_goes_on_as_itself(faces, first, tmp_path):
 
 
 def test_what_does_not_fit_is_refused(faces, first, tmp_path, capsys):
-    with pytest.raises(UserError, match=r"another shape.*noise_dim=8.*noise_dim=9"):
+    with pytest.raises(UserError, match=r"another shape: noise_dim \(8, here 9\); give settings that fit it"):
         start_from(Training(configure("tiny-16", noise_dim=9), device=CPU), load_generator(first / "last"))
     words = ["train", "--data", str(faces), "--preset", "tiny-16", "--run", str(tmp_path / "run")]
     assert main([*words, "--start-discriminator", str(first)]) == 2
@@ -164,3 +167,35 @@ def test_what_does_not_fit_is_refused(faces, first, tmp_path, capsys):
     assert "give one of the two" in capsys.readouterr().err
     assert main([*words, "--start", "toonfaces"]) == 2
     assert "give settings that fit" in capsys.readouterr().err
+    words[-2:] = ["--runs", str(tmp_path / "runs")]
+    assert main([*words, "--start", "no such"]) == 2
+    assert not (tmp_path / "runs").exists()  # nothing was made for nothing
+
+
+def test_another_start_of_a_run_that_is_there_is_refused(faces, first, tmp_path):
+    config = configure("tiny-16", kimg=0.008, **QUIET)
+    drawn = train(config, data=faces, run=tmp_path / "drawn", log=silent)
+    with pytest.raises(UserError, match="began otherwise: drawn; give the same --start"):
+        train(config, data=faces, run=drawn, start=first / "last", log=silent)
+    begun = train(config, data=faces, run=tmp_path / "begun", start=first / "last", log=silent)
+    train(config, data=faces, run=begun, start=first / "last", log=silent)
+    train(config, data=faces, run=begun, log=silent)
+    with pytest.raises(UserError, match=r"began otherwise: .*'discriminator': 'drawn'"):
+        train(config, data=faces, run=begun, start=first / "last", start_discriminator=first, log=silent)
+
+
+def test_a_discriminator_of_another_depth_is_refused(first):
+    """Its first layers have the names and shapes of one that is deeper."""
+    shallow = load_state(first)
+    del shallow["discriminator"]["convolutions.4.weight"]
+    with pytest.raises(UserError, match=r"its convolutions\.4\.weight has the shape -"):
+        start_from(Training(configure("tiny-16"), device=CPU), load_generator(first / "last"), shallow)
+
+
+def test_a_rest_is_no_flat_distance(faces, first, tmp_path):
+    rest = {"generator_from_kimg": 0.056, "patience": 2, "stop_when_flat": True}  # all steps but the last
+    config = configure("tiny-16", kimg=0.064, watch_kimg=0.008, distance_images=16, **rest)
+    told = []
+    state = load_state(train(config, data=faces, run=tmp_path / "run", start=first / "last", log=told.append))
+    assert (state["step"], len(state["distances"])) == (8, 1)
+    assert not any("has been flat" in line for line in told)

@@ -140,6 +140,8 @@ class Adversaries:
 
     family: ClassVar[str]
     """Name of the family, which new folders carry."""
+    joining: ClassVar[tuple[str, ...]] = ()
+    """How the names of those weights of its discriminator begin that another run's may lack; see `start`."""
     config: RunConfig
     """The settings."""
     device: torch.device

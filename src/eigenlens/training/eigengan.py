@@ -306,6 +306,7 @@ class Training(Adversaries):
     """
 
     family = "eigengan"
+    joining = ("second.", "code.")
     config: TrainConfig
     generator: EigenGANNetwork
     discriminator: Discriminator

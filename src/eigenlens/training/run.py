@@ -93,14 +93,18 @@ def load_state(file: Path) -> dict[str, Any]:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # the reader of foreign bytes raises nearly anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{file} cannot be read: {reason}; give another state, or another --run") from error
+        raise UserError(f"{file} cannot be read: {reason}; give another state") from error
     if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
-        raise UserError(f"{file} is no training state in format {STATE_FORMAT}; give another state, or another --run")
+        raise UserError(f"{file} is no training state in format {STATE_FORMAT}; give another state")
     return state
 
 
-def find_state(path: Path) -> Path:
+def find_state(path: Path, *, also: str = "") -> Path:
     """Return the state that a path names: the file itself, or that of a run's folder or of its `last`.
+
+    Args:
+        path: what was given.
+        also: what else is allowed there, for the error.
 
     Raises:
         UserError: where there is none.
@@ -108,7 +112,7 @@ def find_state(path: Path) -> Path:
     for place in (path, path / STATE, path / "last" / STATE):
         if place.is_file():
             return place
-    raise UserError(f"{path} holds no {STATE}; give a run's folder or a state file")
+    raise UserError(f"{path} holds no {STATE}; give {also}a run's folder or a state file")
 
 
 def read_state(file: Path, config: RunConfig, data: Dataset) -> dict[str, Any]:
@@ -213,29 +217,39 @@ def conduct(
         if config.batch % n:
             raise UserError(f"a batch of {config.batch} cannot be shared by {n} processes; give a multiple of {n}")
         folder = None if run is None else Path(run)
+        precision = runtime.resolve_precision(precision, where)
+        training = make(where, precision)
+        past = Past(start=_told(start, start_discriminator))
+        if start is not None and not (folder and (folder / "last" / STATE).exists()):  # before anything is made
+            source = load_generator(start, device="cpu")
+            start_from(training, source, None if start_discriminator is None else load_state(Path(start_discriminator)))
+            past.start |= source.identity()
         images_of = _open_on_all(
             Path(data), config.model, cache=(folder.parent if folder else Path(runs)) / "data", tell=tell
         )
         folder, state_file = _choose_run(folder, resume, Path(runs), f"{family}-{images_of.name}")
-        precision = runtime.resolve_precision(precision, where)
-        training = make(where, precision)
-        past = Past()
         if state_file:
             state = read_state(state_file, config, images_of)
+            begun = state.get("start", {})
+            if any(begun.get(key) != value for key, value in past.start.items()):
+                raise UserError(
+                    f"the run at {folder} began otherwise: {begun or 'drawn'}; give the same --start, or another --run"
+                )
             training.load_state_dict(state)
-            past = Past(state["seconds"], state["distances"], state.get("start", {}))
-        elif start is not None:
-            source = load_generator(start)
-            start_from(training, source, None if start_discriminator is None else load_state(Path(start_discriminator)))
-            past.start = source.identity() | {"discriminator": str(start_discriminator or "drawn")}
+            past = Past(state["seconds"], state["distances"], begun)
         journal = None
         if runtime.rank() == 0:
             journal = _Journal(folder, tell, training, tensorboard=tensorboard)
             about = {"device": str(where), "precision": precision, "threads": torch.get_num_threads()}
-            journal.begin(images_of, Path(data), machine=about, is_resumed=state_file is not None)
+            journal.begin(images_of, Path(data), machine=about, start=past.start, is_resumed=state_file is not None)
         with runtime.stop_requested() as stop:
             _loop(training, images_of, folder, journal, past, stop)
         return folder
+
+
+def _told(start: str | Path | None, discriminator: str | Path | None) -> dict[str, str]:
+    """Return what a run tells of where it was asked to begin; nothing where all is drawn."""
+    return {} if start is None else {"from": str(start), "discriminator": str(discriminator or "drawn")}
 
 
 @dataclass
@@ -246,7 +260,7 @@ class Past:
     distances: list[float] = field(default_factory=list)
     """Every distance to the data so far."""
     start: dict[str, str] = field(default_factory=dict)
-    """Of what it began with, where that was not drawn: what tells its generator, and its `discriminator`."""
+    """What it began with, where that was not drawn: `from`, what tells that generator, and `discriminator`."""
 
 
 def _loop(
@@ -270,7 +284,8 @@ def _loop(
         if is_tick:
             figures.clear()
         if journal and is_watch:
-            past.distances += journal.watch(data, past.distances)
+            found = journal.watch(data, past.distances)
+            past.distances += found if config.warmth(training.step - 1) else []  # it has not moved yet
             if config.stop_when_flat and has_stopped_improving(past.distances, patience=config.patience):
                 stop.set()
         if journal and time.monotonic() - saved > config.save_seconds:
@@ -323,7 +338,7 @@ def _choose_run(run: Path | None, resume: str, runs: Path, name: str) -> tuple[P
     """Settle the run's folder and the state to go on from, the same on all processes."""
     state = None
     if resume not in ("auto", "none"):
-        state = find_state(Path(resume))
+        state = find_state(Path(resume), also="auto, none, ")
         if run is None and state.parent.name == "last":
             run = state.parent.parent
     if run is None:
@@ -370,7 +385,9 @@ class _Journal:
             self.bar.clear()
         self._tell(line)
 
-    def begin(self, data: Dataset, path: Path, *, machine: dict[str, Any], is_resumed: bool) -> None:
+    def begin(
+        self, data: Dataset, path: Path, *, machine: dict[str, Any], start: dict[str, str], is_resumed: bool
+    ) -> None:
         """Write `config.yaml`, and cut from `metrics.jsonl` what came after the state that is resumed."""
         import yaml
 
@@ -379,7 +396,7 @@ class _Journal:
             "data": {"path": str(path), "name": data.name, "n": len(data), "sha256": data.sha256},
             "machine": machine | {"processes": runtime.world_size()},
             "version": __version__,
-        }
+        } | ({"start": start} if start else {})
         write_text(self.run / "config.yaml", yaml.safe_dump(about, sort_keys=False, allow_unicode=True), force=True)
         for leftover in (self.run / "last").glob(f".{Path(STATE).stem}-*"):
             leftover.unlink()  # of a process that was killed while writing
@@ -392,6 +409,7 @@ class _Journal:
             for network in (self.training.generator, self.training.discriminator)
         ]
         what = f"going on at {self.kimg:.1f} kimg" if is_resumed else "training"
+        what += f" from {start['from']}" if start and not is_resumed else ""
         self.tell(
             f"{what} in {self.run}: {len(data):,} images of {data.name}, {self.config.model.resolution} px; "
             f"{sizes[0]:,} + {sizes[1]:,} parameters; {machine['device']}, {machine['precision']}, "

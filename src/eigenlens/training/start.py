@@ -23,34 +23,37 @@ def start_from(training: Adversaries, generator: Generator, state: Mapping[str, 
     Args:
         training: of the same family and shape.
         generator: its weights are taken over.
-        state: of another run; its discriminator is taken over, with the moments of its optimiser. What that one lacks
-            (a judge, say) is as drawn. None: all of it is.
+        state: of another run; its discriminator is taken over, with the moments of its optimiser. What may join it
+            (`joining`: a judge, say) and is not there is as drawn. None: all of it is.
 
     Raises:
         UserError: where a shape does not fit.
     """
-    theirs, ours = (getattr(network, "config", None) for network in (generator.network, training.generator))
-    if theirs != ours:
-        raise UserError(
-            f"{generator.name} is of another shape: it is {theirs}, this run {ours}; give settings that fit it"
-        )
+    if generator.family != training.family:
+        raise UserError(f"{generator.name} is {generator.family}, this run {training.family}; give another --preset")
+    theirs, ours = (vars(network.config) for network in (generator.network, training.generator))
+    differing = [f"{key} ({theirs[key]}, here {ours[key]})" for key in ours if theirs[key] != ours[key]]
+    if differing:
+        raise UserError(f"{generator.name} is of another shape: {', '.join(differing)}; give settings that fit it")
     weights = generator.network.state_dict()
     _check(weights, training.generator.state_dict(), generator.name)
     for network in (training.generator, training.averaged):
         network.load_state_dict(weights)
     if state is not None:
-        _check(state["discriminator"], training.discriminator.state_dict(), "the discriminator to start from")
+        drawn = training.discriminator.state_dict()
+        joining = {name: value for name, value in drawn.items() if name.startswith(training.joining)}
+        _check(joining | state["discriminator"], drawn, "the discriminator to start from")
         training.discriminator.load_state_dict(state["discriminator"], strict=False)
         _take_moments(training.discriminator, training.discriminator_optimiser, state)
 
 
 def _check(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], what: str) -> None:
-    """Raise UserError where one tensor of theirs has no counterpart of the same shape among ours."""
-    for name, tensor in theirs.items():
-        if name not in ours or ours[name].shape != tensor.shape:
-            own = f"has {tuple(ours[name].shape)}" if name in ours else "has none"
+    """Raise UserError where theirs and ours are not the same names with the same shapes."""
+    for name in dict.fromkeys([*theirs, *ours]):
+        its, own = (tuple(each[name].shape) if name in each else None for each in (theirs, ours))
+        if its != own:
             raise UserError(
-                f"{what} does not fit: its {name} has the shape {tuple(tensor.shape)}, that of this run {own}; "
+                f"{what} does not fit: its {name} has the shape {its or '-'}, that of this run {own or '-'}; "
                 "give the settings that it was trained with"
             )
 

@@ -338,7 +338,7 @@ class Training(Adversaries):
             latent: z [batch, z_dim].
 
         Returns:
-            The means named in `run.FIGURES`, [5], over all processes; R1 is NaN where it was left out.
+            The means named in `adversaries.FIGURES`, [5], over all processes; R1 is NaN where it was left out.
         """
         config = self.config
         w = self.generator.mapping(latent)
