@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,17 @@ def write_text(path: str | Path, text: str, *, force: bool = False) -> Path:
 def write_json(path: str | Path, value: Any, *, force: bool = False) -> Path:
     """Write `value` as indented JSON, whole or not at all."""
     return write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", force=force)
+
+
+def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Return the keys whose values would differ in JSON, where a tuple is a list; a missing one is None.
+
+    Example:
+        >>> differing_keys({"n": 6, "taps": (1, 3)}, {"n": 6, "taps": [1, 3], "kind": "conv"})
+        ['kind']
+    """
+    plain = [json.loads(json.dumps(dict(each))) for each in (one, other)]
+    return [key for key in {**one, **other} if plain[0].get(key) != plain[1].get(key)]
 
 
 def header_of(path: str | Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from . import __version__, runtime
 from .effect import image_distance, mean_changes, sample_distance, sample_for
 from .errors import UserError
-from .files import written_beside
+from .files import differing_keys, written_beside
 from .generator import Generator, load_generator
 from .generators.eigengan import EigenGANConfig
 from .method import METHODS
@@ -52,20 +52,12 @@ def graft(host: Generator, donor: Generator, *, layers: str = "all", with_inject
 
 def check_same_shape(host: Generator, donor: Generator) -> None:
     """Raise UserError unless two generators have the same shape, naming what differs."""
-    keys = [key for key in {**host.config, **donor.config} if key not in FREE]
-    apart = [
-        f"{key} ({host.config.get(key)} and {donor.config.get(key)})"
-        for key in keys
-        if _plain(host.config.get(key)) != _plain(donor.config.get(key))
-    ]
+    keys = [key for key in differing_keys(host.config, donor.config) if key not in FREE]
+    apart = [f"{key} ({host.config.get(key)} and {donor.config.get(key)})" for key in keys]
     if apart:
         raise UserError(
             f"{host.name} and {donor.name} differ in {', '.join(apart)}; axes move between generators of one shape"
         )
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value))  # a tuple and the list that a file holds are the same
 
 
 def scrambled(generator: Generator, *, layers: str = "all", seed: int = 0) -> Generator:

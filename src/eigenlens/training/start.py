@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..files import differing_keys
 from ..generator import Generator
 from .adversaries import Adversaries
 
@@ -32,9 +33,9 @@ def start_from(training: Adversaries, generator: Generator, state: Mapping[str, 
     if generator.family != training.family:
         raise UserError(f"{generator.name} is {generator.family}, this run {training.family}; give another --preset")
     theirs, ours = (vars(network.config) for network in (generator.network, training.generator))
-    differing = [f"{key} ({theirs[key]}, here {ours[key]})" for key in ours if theirs[key] != ours[key]]
-    if differing:
-        raise UserError(f"{generator.name} is of another shape: {', '.join(differing)}; give settings that fit it")
+    apart = [f"{key} ({theirs[key]}, here {ours[key]})" for key in differing_keys(theirs, ours)]
+    if apart:
+        raise UserError(f"{generator.name} is of another shape: {', '.join(apart)}; give settings that fit it")
     weights = generator.network.state_dict()
     _check(weights, training.generator.state_dict(), generator.name)
     for network in (training.generator, training.averaged):
