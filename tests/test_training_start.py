@@ -142,6 +142,47 @@ def test_what_a_judge_draws_hangs_on_the_seed_alone():
     assert_equal(*drawn)
 
 
+@torch.no_grad()
+def test_a_wider_network_begins_as_the_narrow_one(faces, first, tmp_path):
+    """Same images, scores and readings to rounding, bases orthonormal as before; and new channels learn."""
+    reads = {"information_weight": 0.1, "seed": 5}
+    narrow = Training(configure("tiny-16", **reads), device=CPU)
+    for weight in narrow.discriminator.parameters():
+        weight.add_(0.05)  # so that no zero of a bias hides a mistake
+    wide = Training(configure("tiny-16", base_channels=6, max_channels=20, **reads), device=CPU)
+    state = {"discriminator": narrow.discriminator.state_dict(), "discriminator_optimiser": {"state": {}}}
+    start_from(wide, load_generator(first / "last"), state)
+    start_from(narrow, load_generator(first / "last"))
+    for key, config in (("narrow", narrow.config.model), ("wide", wide.config.model)):
+        assert [config.width(size) for size in (4, 8, 16)] == {"narrow": [8, 8, 4], "wide": [20, 12, 6]}[key]
+    latent = torch.randn(6, narrow.config.model.dim, generator=torch.Generator().manual_seed(0))
+    images = narrow.generator(latent)
+    assert images.std() > 0.1
+    for network in (wide.generator, wide.averaged):
+        torch.testing.assert_close(network(latent), images)
+    for ours, theirs in zip(wide.discriminator.judged(images), narrow.discriminator.judged(images), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    for ours, theirs in zip(wide.generator.subspaces(), narrow.generator.subspaces(), strict=True):
+        torch.testing.assert_close(ours.orthogonality_error(), theirs.orthogonality_error())
+    assert not wide.discriminator_optimiser.state
+    fresh = {name: value.clone() for name, value in wide.generator.named_parameters()}
+    with torch.enable_grad():
+        for _ in range(3):
+            wide.take_step(torch.zeros(8, 3, 16, 16), wide.latents())
+    for name, value in wide.generator.named_parameters():
+        assert (value != fresh[name]).float().mean() > 0.9, name  # no part of a weight stays where it was
+
+
+def test_a_run_starts_from_a_narrower_generator(faces, first, tmp_path, capsys):
+    words = ["train", "--data", str(faces), "--preset", "tiny-16", "--run", str(tmp_path / "run"), "--kimg", "0.016"]
+    words += ["--watch-kimg", "0", "--distance-images", "0", "--max-channels", "12"]
+    assert main([*words, "--start", str(first / "last"), "--start-discriminator", str(first)]) == 0
+    assert load_generator(tmp_path / "run" / "last").config["max_channels"] == 12
+    words[-1], words[6] = "6", str(tmp_path / "narrower")
+    assert main([*words, "--start", str(first / "last")]) == 2
+    assert "does not fit" in capsys.readouterr().err
+
+
 def test_a_started_run_goes_on_as_itself(faces, first, tmp_path):
     states = []
     for name, lengths in (("whole", (0.048,)), ("halves", (0.024, 0.048))):

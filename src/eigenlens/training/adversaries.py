@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -142,6 +142,8 @@ class Adversaries:
     """Name of the family, which new folders carry."""
     joining: ClassVar[tuple[str, ...]] = ()
     """How the names of those weights of its discriminator begin that another run's may lack; see `start`."""
+    widths: ClassVar[tuple[str, ...]] = ()
+    """Settings of its shape that may give more channels than those of what it starts from has; see `widened`."""
     config: RunConfig
     """The settings."""
     device: torch.device
@@ -214,6 +216,10 @@ class Adversaries:
 
     def as_generator(self, name: str) -> Generator:
         """Return the averaged network as a Generator, for samples and for files."""
+        raise NotImplementedError
+
+    def widened(self, weights: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+        """Return weights for `network`, one of its two as drawn, that compute what narrower ones do."""
         raise NotImplementedError
 
     def figures(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -31,6 +31,7 @@ from ..method import METHODS
 from .adversaries import Adversaries, RunConfig, overridden, r1_penalty
 from .judge import JUDGES, Judge
 from .run import conduct
+from .widen import widened
 
 EFFECT_SAMPLES = 16  # of each measurement while training
 AUGMENTATIONS = ("color", "translation", "cutout")
@@ -307,6 +308,7 @@ class Training(Adversaries):
 
     family = "eigengan"
     joining = ("second.", "code.")
+    widths = ("base_channels", "max_channels", "widths")
     config: TrainConfig
     generator: EigenGANNetwork
     discriminator: Discriminator
@@ -433,13 +435,19 @@ class Training(Adversaries):
         start = model.noise_dim + sum(model.bases[:layer])
         moved = latent[::FLOOR_STRIDE].clone()
         moved[:, start : start + model.bases[layer]] = self.drawn(model.bases[layer], "floor")[::FLOOR_STRIDE]
+        with torch.no_grad():  # it mostly lies above the floor, where no gradient is asked for
+            over_all = self._change(fake, moved)
+        runtime.average([over_all])  # one process or many: the same side of the floor
+        if over_all >= self.config.effect_floor:
+            return fake.new_zeros(())
+        return 1 - self._change(fake, moved) / self.config.effect_floor
+
+    def _change(self, fake: Tensor, moved: Tensor) -> Tensor:
+        """Return how far images of latents `moved` are from every fourth of `fake`: root mean square, their mean."""
         with self._mixed():
             other = self.generate(moved)
         difference = _at_least_float(other) - _at_least_float(fake[::FLOOR_STRIDE])
-        change = difference.square().mean((1, 2, 3)).add(1e-8).sqrt().mean()  # a root has no slope at 0
-        over_all = change.detach().clone()
-        runtime.average([over_all])  # one process or many: the same side of the floor
-        return (1 - change / self.config.effect_floor) * (over_all < self.config.effect_floor)
+        return difference.square().mean((1, 2, 3)).add(1e-8).sqrt().mean()  # a root has no slope at 0
 
     def _augmented(self, images: Tensor, whose: str) -> Tensor:
         if not self.config.augment:
@@ -452,6 +460,10 @@ class Training(Adversaries):
     def as_generator(self, name: str) -> EigenGAN:
         """Return the averaged network as a Generator."""
         return EigenGAN(self.averaged, name=name)
+
+    def widened(self, weights: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+        """Return weights for `network`, one of the two as drawn, that compute what narrower ones do."""
+        return widened(weights, network)
 
     @torch.no_grad()
     def figures(self) -> dict[str, Any]:

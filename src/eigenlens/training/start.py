@@ -22,10 +22,11 @@ def start_from(training: Adversaries, generator: Generator, state: Mapping[str, 
     """Give a training that has not begun weights to begin with, in place of those drawn.
 
     Args:
-        training: of the same family and shape.
+        training: of the same family and shape; it may have more channels where its family can be `widened`.
         generator: its weights are taken over.
         state: of another run; its discriminator is taken over, with the moments of its optimiser. What may join it
-            (`joining`: a judge, say) and is not there is as drawn. None: all of it is.
+            (`joining`: a judge, say) and is not there is as drawn; so are the moments of a widened one. None: all of
+            it is.
 
     Raises:
         UserError: where a shape does not fit.
@@ -33,19 +34,35 @@ def start_from(training: Adversaries, generator: Generator, state: Mapping[str, 
     if generator.family != training.family:
         raise UserError(f"{generator.name} is {generator.family}, this run {training.family}; give another --preset")
     theirs, ours = (vars(network.config) for network in (generator.network, training.generator))
-    apart = [f"{key} ({theirs[key]}, here {ours[key]})" for key in differing_keys(theirs, ours)]
-    if apart:
-        raise UserError(f"{generator.name} is of another shape: {', '.join(apart)}; give settings that fit it")
-    weights = generator.network.state_dict()
-    _check(weights, training.generator.state_dict(), generator.name)
+    keys = [key for key in differing_keys(theirs, ours) if key not in training.widths]
+    if keys:
+        apart = ", ".join(f"{key} ({theirs[key]}, here {ours[key]})" for key in keys)
+        raise UserError(f"{generator.name} is of another shape: {apart}; give settings that fit it")
+    weights = _fitted(generator.network.state_dict(), training.generator, training, generator.name)
     for network in (training.generator, training.averaged):
         network.load_state_dict(weights)
     if state is not None:
         drawn = training.discriminator.state_dict()
         joining = {name: value for name, value in drawn.items() if name.startswith(training.joining)}
-        _check(joining | state["discriminator"], drawn, "the discriminator to start from")
-        training.discriminator.load_state_dict(state["discriminator"], strict=False)
-        _take_moments(training.discriminator, training.discriminator_optimiser, state)
+        given = joining | state["discriminator"]
+        weights = _fitted(given, training.discriminator, training, "the discriminator to start from")
+        training.discriminator.load_state_dict(weights)
+        if weights is given:
+            _take_moments(training.discriminator, training.discriminator_optimiser, state)
+
+
+def _fitted(given: dict[str, Tensor], network: nn.Module, training: Adversaries, what: str) -> dict[str, Tensor]:
+    """Return weights as `network` takes them: those given where they fit, else widened; raise UserError otherwise."""
+    own = network.state_dict()
+    is_wider = given.keys() == own.keys() and any(given[name].shape != weight.shape for name, weight in own.items())
+    if training.widths and is_wider and all(_is_within(given[name], weight) for name, weight in own.items()):
+        return training.widened(given, network)
+    _check(given, own, what)
+    return given
+
+
+def _is_within(narrow: Tensor, wide: Tensor) -> bool:
+    return narrow.dim() == wide.dim() and all(n <= w for n, w in zip(narrow.shape, wide.shape, strict=True))
 
 
 def _check(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], what: str) -> None:
