@@ -135,6 +135,20 @@ def test_half_written_cache_is_decoded_again(fault, tmp_path):
     assert opened(source, tmp_path / "cache").sha256 == first.sha256
 
 
+def test_pictures_are_read_as_everywhere_else(tmp_path, monkeypatch):
+    """No program is run for one, whatever it is called, and 16 bits are 16 bits."""
+    source = write_folder(tmp_path / "set", pictures(2))
+    (source / "x.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\nshowpage\n")
+    wide = np.repeat(np.array([[0, 31611, 65535]], ">u2"), 3, axis=0)
+    (source / "z.pgm").write_bytes(b"P5 3 3 65535\n" + wide.tobytes())
+    monkeypatch.setattr("subprocess.Popen", lambda *args, **kwargs: pytest.fail("a program was run"))
+    monkeypatch.setattr("subprocess.check_call", lambda *args, **kwargs: pytest.fail("a program was run"))
+    data = open_dataset(source, resolution=3, channels=1, cache=tmp_path / "cache")
+    assert len(data) == 3
+    assert data.skipped[0].startswith("x.png is not an image in a known format")
+    assert data.images[-1][0, :, 0].tolist() == [0, 123, 255]
+
+
 def test_broken_images_are_named_skipped_and_counted(tmp_path):
     source = write_folder(tmp_path / "set", pictures(4))
     (source / "broken.png").write_bytes(png(pictures(1)[0])[:40])

@@ -138,16 +138,20 @@ def difference(before: Tensor, after: Tensor) -> Tensor:
     return torch.stack([heat, heat - 1, heat - 2]).clamp(0, 1) * 2 - 1
 
 
-def open_image(path: str | Path) -> Image.Image:
+def open_image(path: str | Path, content: bytes | None = None) -> Image.Image:
     """Read a picture as RGB, upright, whatever its file holds.
 
     The camera's rotation is applied, transparency is laid over white, 16-bit grey is scaled, and of an
     animation the first frame counts.
 
+    Args:
+        path: the file, which errors name.
+        content: its bytes, where they have been read already.
+
     Raises:
         UserError: in one line that names the file: missing, no image, broken, or too large to be safe.
     """
-    with _opened(path) as image:
+    with _opened(path, content) as image:
         sixteen_bit = image.format in ("PNG", "PPM")  # their mode I means 16 bits, in any release of Pillow
         return _rgb(ImageOps.exif_transpose(image), sixteen_bit=sixteen_bit)
 
@@ -184,13 +188,14 @@ def centre_crop_resize(image: Image.Image, resolution: int, channels: int = 3) -
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[Image.Image]:
+def _opened(path: str | Path, content: bytes | None = None) -> Iterator[Image.Image]:
     """Open a picture for a block in which every failure of a decoder becomes one line for the user."""
     try:
         Image.init()  # fills Image.OPEN: AVIF is missing from older releases
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=[name for name in _READABLE if name in Image.OPEN])
+            source = path if content is None else io.BytesIO(content)
+            image = Image.open(source, formats=[name for name in _READABLE if name in Image.OPEN])
         with image:
             yield image
     except FileNotFoundError as error:

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
 import json
 import math
 import os
 import struct
-import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,13 +20,13 @@ from typing import IO, Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from .. import runtime
 from ..errors import UserError
 from ..files import write_json, written_beside
-from ..images import centre_crop_resize
+from ..images import centre_crop_resize, open_image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
 IDX_FILES = ("train-images-idx3-ubyte.gz", "train-images-idx3-ubyte", "train-images.idx3-ubyte")
@@ -184,8 +182,8 @@ def _decode_all(source: _Source, file: Path, shape: tuple[int, ...], log: Callab
         for name, image in runtime.progress(source.items(), total=source.n, what="decoding", unit="image"):
             if isinstance(image, Exception):
                 reason = " ".join(str(image).split()) or type(image).__name__
-                skipped.append(f"{name}: {reason}")
-                log(f"skipped {name}: {reason}")
+                skipped.append(reason if reason.startswith(name) else f"{name}: {reason}")
+                log(f"skipped {skipped[-1]}")
                 continue
             raw = np.ascontiguousarray(image).tobytes()
             digest.update(raw)
@@ -242,7 +240,8 @@ def _encoded(names: list[str], read: Callable[[int], bytes], resolution: int, ch
 
     def one(i: int) -> tuple[str, np.ndarray | Exception]:
         try:
-            return names[i], _decode(read(i), resolution, channels)
+            picture = open_image(names[i], read(i))
+            return names[i], centre_crop_resize(picture, resolution, channels)
         except Exception as error:  # decoders of broken bytes raise nearly anything
             return names[i], error
 
@@ -252,14 +251,6 @@ def _encoded(names: list[str], read: Callable[[int], bytes], resolution: int, ch
                 yield from pool.map(one, range(start, stop))
 
     return _Source(len(names), items)
-
-
-def _decode(raw: bytes, resolution: int, channels: int) -> np.ndarray:
-    """Turn the bytes of an image file into uint8 [resolution, resolution, channels]."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(io.BytesIO(raw)) as image:
-            return centre_crop_resize(ImageOps.exif_transpose(image), resolution, channels)
 
 
 def _zip(path: Path, resolution: int, channels: int) -> _Source:
