@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,6 +56,17 @@ def test_file_opens_as_the_tuned_generator(eigengan: Generator, tmp_path: Path) 
     axes = METHODS["eigen"](measured=False).fit(g)
     axes.save(tmp_path / "d.safetensors")
     assert len(Directions.load(tmp_path / "d.safetensors", generator=opened)) == len(axes)
+
+
+def test_a_run_that_is_called_as_a_bundled_one_is_opened_by_its_place(eigengan: Generator, tmp_path: Path) -> None:
+    about = eigengan.save(tmp_path / "last")
+    config = json.loads((about / "config.json").read_text("utf-8"))
+    (about / "config.json").write_text(json.dumps(config | {"name": "toonfaces"}), "utf-8")
+    g = load_generator(about)
+    assert g.name == "toonfaces"
+    tuning, tuned = tune(g, found := projected(g), steps=1, rank=1)
+    path = tuning.save(tmp_path / "face.tuning.safetensors")
+    assert torch.allclose(load_generator(path)(found.codes), tuned.images, atol=1e-5)
 
 
 def test_subspaces_of_an_eigengan_stay(eigengan: Generator) -> None:

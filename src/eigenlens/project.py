@@ -28,7 +28,7 @@ from .codes import Codes, Space, concatenate
 from .distance import pixel_distance, psnr, ssim
 from .encoder import Encoder, find_encoder
 from .errors import Unsupported, UserError, unknown_name
-from .generator import NAMED, Generator
+from .generator import NAMED, Generator, named_path
 from .images import from_uint8, grid
 from .photo import Photo
 from .reader import EXTRACTORS
@@ -393,7 +393,9 @@ def tune(
     except KeyboardInterrupt:
         pass
     tensors = _moved(generator, factors, maps)
-    source = generator.name if generator.name in NAMED else generator.origin.source
+    source = generator.origin.source
+    if generator.name in NAMED and source == str(named_path(generator.name)):  # the bundled one, wherever it lies
+        source = generator.name
     about = {
         "steps": done, "rank": rank, "weights": weights, "noise": noise, "distances": names, "seed": seed,
         "learning_rate": learning_rate, "locality": locality, "version": __version__,
