@@ -15,14 +15,22 @@ from .errors import UserError
 
 
 def refuse_existing(path: str | Path, *, force: bool = False) -> Path:
-    """Return `path` if it may be written.
+    """Return `path` if it may be written, which is asked before the work and not after it.
 
     Raises:
-        UserError: where it exists and `force` is false, or where its folder is a file.
+        UserError: where it exists and `force` is false, is a folder, or where its folder is a file or lets nobody
+            write.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; choose another name for the file")
     if path.exists() and not force:
         raise UserError(f"{path} exists already; choose another name, or pass --force to replace it")
+    folder = next(each for each in path.absolute().parents if each.exists())
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; choose another place for {path.name}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{folder} lets you write nothing; choose another place for {path.name}")
     return path
 
 
@@ -33,14 +41,14 @@ def written_beside(path: str | Path, *, force: bool = False) -> Iterator[Path]:
     The temporary name keeps the suffix, for writers that choose the format by it.
 
     Raises:
-        UserError: where `path` exists and `force` is false, or its folder cannot be made.
+        UserError: where `path` exists and `force` is false, or cannot be made.
     """
     path = refuse_existing(path, force=force)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise UserError(f"{path.parent} is not a folder; choose another place for {path.name}") from error
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}; choose another place") from error
     os.close(handle)
     beside = Path(name)
     try:
