@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from eigenlens.cli import main
+from eigenlens.cli import _parsed, main
+from eigenlens.commands.discovery import discover
 from eigenlens.commands.edits import parse_move
-from eigenlens.commands.words import parse_range, parse_seeds
+from eigenlens.commands.words import Machine, command_again, parse_range, parse_seeds
+from eigenlens.directions import Directions
 from eigenlens.errors import UserError
 from eigenlens.generator import Generator
 from eigenlens.images import read_recipe
+from eigenlens.method import METHODS
 
 
 @pytest.fixture
@@ -47,6 +53,7 @@ def model(eigengan: Generator, tmp_path: Path) -> str:
         (["sample", "MODEL", "--label", "3", "--out", "OUT.png"], "has no labels"),
         (["sample", "MODEL", "--device", "abacus", "--out", "OUT.png"], "unknown device"),
         (["edit", "MODEL", "--move", "L1D1 2", "--out", "OUT.png"], "is no move"),
+        (["edit", "MODEL", "--move", "bob's hair by 2", "--out", "OUT.png"], "wants a backslash"),
         (["edit"], "name a generator"),
         (["edit", "MODEL", "--move", "L1D1 by 2", "--region", "1,2", "--out", "OUT.png"], "is no region"),
         (["edit", "MODEL", "--move", "L1D1 by 2", "--region", "0.5,0,0.2,1", "--out", "OUT.png"], "is none"),
@@ -318,3 +325,117 @@ def test_convert_writes_our_format(model: str, tmp_path: Path, capsys: pytest.Ca
     assert main(["convert", model, str(tmp_path / "ours")]) == 2
     assert main(["info", model, "--option", "activation"]) == 2
     assert "NAME=VALUE" in capsys.readouterr().err
+
+
+RECORDED = {
+    "sample": ["MODEL", "--n", "3", "--columns", "3", "--noise", "none"],
+    "sample seeds": ["MODEL", "--seeds", "4,7", "--truncation", "0.5", "--precision", "bf16"],
+    "traverse": ["MODEL", "--axis", "L1D1,L2D1", "--seeds", "2", "--steps", "3", "--range=-2:1", "--absolute"],
+    "interpolate": ["MODEL", "--seeds", "1,2,5", "--steps", "4", "--loop", "--precision", "bf16", "--way", "linear"],
+    "mix": ["MODEL", "--layers", "1", "--seeds", "3", "--others", "5,6", "--truncation", "0.6", "--precision", "bf16"],
+    "edit": ["MODEL", "--move", "L1D1 by 2", "--seed", "4", "--index", "1", "--difference", "--precision", "bf16"],
+}
+
+
+@pytest.mark.parametrize("case", RECORDED)
+def test_the_recorded_command_makes_the_picture_again(case: str, model: str, tmp_path: Path) -> None:
+    words = [model if word == "MODEL" else word for word in RECORDED[case]]
+    out = tmp_path / "a picture.png"
+    assert main([case.split()[0], *words, "--threads", "1", "--out", str(out)]) == 0
+    first = out.read_bytes()
+    recipe = read_recipe(out)
+    assert recipe is not None
+    program, *again = shlex.split(recipe["command"])
+    assert program == "eigenlens"
+    assert "--threads" not in again
+    assert main([*again, "--force"]) == 0
+    assert out.read_bytes() == first
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_recorded_discovery_has_every_setting_of_its_method(name: str, tmp_path: Path) -> None:
+    kind = METHODS[name]
+    changed = {}
+    for field in dataclasses.fields(kind):
+        usual = getattr(kind(), field.name)
+        if isinstance(usual, bool):
+            changed[field.name] = not usual
+        elif isinstance(usual, int) and field.name != "seed":
+            changed[field.name] = usual + 1
+        elif field.name == "layers":
+            changed[field.name] = "1"
+    try:
+        settings = kind(**changed)
+    except UserError:  # two of them do not go together
+        changed = dict(list(changed.items())[:1])
+        settings = kind(**changed)
+    usual = {"method": "sefa", "preset": None, "seed": 0, "sheet_seeds": "0", "rows": 12, "measure": "all"}
+    given = usual | {"generator": "toonfaces", "method": name, "machine": Machine(option=("a=1", "b=2")), "out": None}
+    given |= {"sheet": tmp_path / "sheet.png", "sheet_label": None, "run": None, "force": True, "settings": settings}
+    program, command, *words = shlex.split(command_again("discover", discover, given, settings=kind()))
+    assert (program, command) == ("eigenlens", "discover")
+    call = _parsed(discover.specialise(words), words, "eigenlens discover")
+    assert call is not None
+    assert call.keywords["settings"] == settings
+    assert call.keywords["machine"].option == ("a=1", "b=2")
+    assert call.keywords["sheet"] == tmp_path / "sheet.png"
+
+
+def test_a_recorded_discovery_makes_its_sheet_again(model: str, tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.png"
+    words = ["--method", "sefa", "--n-directions", "3", "--measure", "none", "--rows", "2", "--sheet", str(sheet)]
+    assert main(["discover", model, *words, "--out", str(tmp_path / "found.safetensors")]) == 0
+    first, recipe = sheet.read_bytes(), read_recipe(sheet)
+    assert recipe is not None
+    assert "--out" not in recipe["command"]
+    assert main([*shlex.split(recipe["command"])[1:], "--force"]) == 0
+    assert sheet.read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["edit", "--edit", "EDIT", "--seed", "0"], "--edit says --seed itself; leave that out"),
+        (["edit", "--edit", "EDIT", "--codes", "CODES", "--directions", "sefa"], "says --directions, --codes itself"),
+        (["edit", "MODEL", "--move", "L1D1 by 1", "--codes", "CODES", "--label", "dog"], "--codes says --label itself"),
+        (["traverse", "MODEL", "--axis", "L1D1", "--codes", "CODES", "--truncation", "1"], "--codes says --truncation"),
+        (["interpolate", "MODEL", "--codes", "CODES", "--labels", "1"], "--codes says --labels itself"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(
+    words: list[str], says: str, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved, codes = tmp_path / "edit.json", tmp_path / "codes.safetensors"
+    start = ["edit", model, "--move", "L1D1 by 2", "--out", str(tmp_path / "a.png")]
+    assert main([*start, "--save-edit", str(saved), "--save-codes", str(codes)]) == 0
+    places = {"EDIT": str(saved), "CODES": str(codes), "MODEL": model}
+    capsys.readouterr()
+    assert main([*(places.get(word, word) for word in words), "--out", str(tmp_path / "b.png")]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file").write_text("")
+    for out, says in (("folder.png", "is a folder"), ("file/sub/a.png", "file is not a folder")):
+        assert main(["sample", model, "--force", "--out", str(tmp_path / out)]) == 2
+        assert says in capsys.readouterr().err
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # whoever runs the tests may write anywhere
+    assert main(["sample", model, "--out", str(tmp_path / "a.png")]) == 2
+    assert "lets you write nothing" in capsys.readouterr().err
+
+
+def test_names_with_signs_are_composed_and_renamed(model: str, tmp_path: Path) -> None:
+    found = tmp_path / "found.safetensors"
+    words = ["directions", "sefa", "--generator", model]
+    assert main([*words, "--compose", "new=0.5*sefa-0 - 2e-1*sefa-1", "--out", str(found)]) == 0
+    assert main([*words, "--rename", "sefa-0=hair=bun", "--out", str(tmp_path / "bun.safetensors")]) == 0
+    words = ["directions", str(tmp_path / "bun.safetensors"), "--generator", model]
+    assert main([*words, "--rename", "hair=bun=a bun", "--out", str(tmp_path / "named.safetensors")]) == 0
+    assert Directions.load(tmp_path / "named.safetensors").names[0] == "a bun"
+    two = Directions.load(tmp_path / "bun.safetensors").vectors[:2].flatten(1)
+    new = Directions.load(found).vectors.flatten()
+    cosines = [float(torch.cosine_similarity(new, each, dim=0)) for each in two]
+    assert cosines[0] > 0.5 > 0 > cosines[1]

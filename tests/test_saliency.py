@@ -15,6 +15,7 @@ from eigenlens.cli import main
 from eigenlens.codes import Space
 from eigenlens.directions import Directions
 from eigenlens.errors import UserError
+from eigenlens.images import read_recipe
 from eigenlens.saliency import (
     MaskRule,
     Segmenter,
@@ -385,6 +386,18 @@ def test_masks_from_a_generator_to_a_score(
     assert main(["saliency", "predict", out, str(photos)]) == 0  # beside them; masks are no photos
     assert main(["saliency", "predict", out, str(photos), "--force"]) == 0
     assert len(list(photos.iterdir())) == 4
+    beside = tmp_path / "beside.json"
+    assert main(["saliency", "score", str(photos), str(photos), "--out", str(beside)]) == 0
+    assert json.loads(beside.read_text())["n"] == 2  # the pictures are no masks of themselves
+    (tmp_path / "twice").mkdir()
+    for name in ("a.png", "a.jpg"):
+        Image.new("RGB", (8, 8)).save(tmp_path / "twice" / name)
+    assert main(["saliency", "score", str(masks), str(tmp_path / "twice")]) == 2
+    assert "have one name" in capsys.readouterr().err
+    sheet = read_recipe(tmp_path / "sheet.png")
+    assert sheet is not None
+    for flag in ("--background L1D1", "--width 2", "--least 0.0", "--kimg 0.02"):
+        assert flag in sheet["command"]
 
     figures = tmp_path / "figures.json"
     assert main(["saliency", "score", str(masks), str(masks), "--out", str(figures)]) == 0

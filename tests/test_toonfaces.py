@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import eigenlens
 from eigenlens.cli import main
 from eigenlens.effect import rms_change
 from eigenlens.generator import Generator
+from eigenlens.images import read_recipe
 
 FOLDER = Path(eigenlens.__file__).parent / "assets" / "toonfaces"
 
@@ -63,7 +66,21 @@ def test_the_demo_makes_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert all(f'src="{name}"' in page for name in pictures)
     assert "eigenlens traverse toonfaces" in page
     assert "Next:" in capsys.readouterr().out
+    films = sorted(out.glob("*.gif"))
+    recipe = read_recipe(films[0])
+    assert recipe is not None
+    again = tmp_path / "again.gif"
+    words = [word if word != str(films[0]) else str(again) for word in shlex.split(recipe["command"])[1:]]
+    assert main(words) == 0
+    with Image.open(films[0]) as film, Image.open(again) as other:
+        assert film.n_frames == other.n_frames  # type: ignore[attr-defined]
+        assert film.info["duration"] == other.info["duration"]
+        assert film.tobytes() == other.tobytes()
     assert main(["demo", "--out", str(out)]) == 2  # it does not write over itself
+    for file in ("index.html", "mixed.safetensors"):
+        (out / file).unlink()
+    assert main(["demo", "--out", str(out)]) == 2  # nor over what lies there
+    assert "methods.png exists already" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -13,11 +13,11 @@ import torch
 from . import images as pictures
 from . import runtime
 from .algebra import similarity
-from .commands.words import as_table, command_line, figures, sample_seeds, write_walk
+from .commands.words import as_table, command_line, figures, sample_seeds, write_film, write_walk
 from .directions import Directions, concatenate
 from .effect import calibrate, traverse
-from .errors import UserError
-from .files import write_text
+from .files import refuse_existing, write_text
+from .film import sweep, walk
 from .generator import Generator, load_generator
 from .method import METHODS, find_directions
 from .page import code_block, escape, page, table
@@ -32,7 +32,14 @@ DISCOVERED: Mapping[str, Mapping[str, Any]] = {
     "jacobian": {"n_samples": 4, "n_directions": 6},
 }
 """Methods that look for directions in the same network, with settings that take seconds."""
+FILES = ("index.html", "mixed.safetensors", "methods.png", "samples.png", "axes.png")
+"""What is written beside the films and a picture of each method."""
 SEED = 27
+
+
+def film_of(axis: str) -> str:
+    """Return the name of the film of an axis."""
+    return f"{axis}.gif"
 
 
 @dataclass(frozen=True)
@@ -53,14 +60,16 @@ def demo(*, out: Path = Path("demo"), threads: int | None = None, force: bool = 
         threads: of the CPU.
         force: replace what is in the folder.
     """
-    if (out / "index.html").exists() and not force:
-        raise UserError(f"{out / 'index.html'} exists already; choose another folder with --out, or pass --force")
+    for file in (*FILES, *(f"{name}.png" for name in DISCOVERED)):
+        refuse_existing(out / file, force=force)
     began = time.monotonic()
     runtime.set_threads(threads)
     runtime.keep_freed_memory()
     generator = load_generator(GENERATOR)
     print(f"{generator.name}: an EigenGAN of {generator.resolution} px; its own axes, the deepest layer first:\n")
     axes = find_directions("eigen", generator)
+    for name in axes.names:
+        refuse_existing(out / film_of(name), force=force)
     print(as_table(_short(axes)))
     found = {name: _discover(generator, name) for name in DISCOVERED}
     alike = _alike({"eigen": axes, **found})
@@ -160,14 +169,13 @@ def _sheet(generator: Generator, axes: Directions, out: Path) -> Section:
 
 def _films(generator: Generator, axes: Directions, out: Path) -> list[Section]:
     strongest = [axes.names[k] for k in axes.effect.argsort(descending=True)[:N_FILMS].tolist()]
-    steps = torch.linspace(*RANGE, FRAMES).tolist()
     codes = sample_seeds(generator, list(range(8)))
     sections = []
     for name in strongest:
-        file = f"{name}.gif"
-        command = command_line("traverse", GENERATOR, axis=name, seeds="0-7", out=out / file)
-        images = traverse(generator, codes, axes, name, steps)
-        write_walk(images, out / file, labels=[], steps=steps, title="", command=command, force=True)
+        file = film_of(name)
+        command = command_line("traverse", GENERATOR, axis=name, frames=FRAMES, out=out / file)
+        frames = pictures.frames(walk(generator, codes, axes, sweep(name, *RANGE, FRAMES)))
+        write_film(frames, out / file, count=FRAMES, fps=None, pingpong=True, command=command, force=True)
         sections.append(Section(f"Axis {name}", file, command))
     return sections
 

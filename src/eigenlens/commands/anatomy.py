@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..files import refuse_existing
 from ..generator import CONFIG
 from ..training.run import STATE
-from .words import HERE, Machine, as_table, command_line
+from .words import HERE, Machine, as_table, command_again
 
 
 def anatomy(
@@ -38,10 +38,10 @@ def anatomy(
         machine: how the generators are opened.
         force: replace a page that exists.
     """
+    command = command_again("anatomy", anatomy, locals())
     refuse_existing(out, force=force)
     examined = [examine(machine.open(each), reader=reader, seed=seed) for each in (generator, *runs)]
     stability = compare_runs(examined, seed=seed) if runs else None
-    command = command_line("anatomy", generator, *runs, out=out, reader=reader, seed=seed or None)
     print(write_page(examined, out, command=command, stability=stability, force=force))
     for each in warnings_of(examined[0]):
         print(f"WARNING: {each}")

@@ -25,7 +25,7 @@ from ..reader import open_reader
 from ..report import write_report
 from ..study import make_study, read_key, read_votes, score_study
 from ..verdict import claims, claims_text, markdown, shown, summarise, tables, write_tables
-from .discovery import pair
+from .discovery import renamings
 from .words import HERE, Machine, as_table, default_directions, parse_seeds
 
 
@@ -135,7 +135,7 @@ def names(
         refuse_existing(out, force=force)
     g, judge = machine.open(generator), text_reader(texts) if texts else open_reader(reader)
     found = concatenate([find_directions(source, g, foreign=foreign) for source in sources])
-    found = found.renamed(dict(pair(each) for each in rename))
+    found = found.renamed(renamings(found, rename))
     found = calibrate(g, found.in_sigma(g.space(found.space)))
     yardstick = measure_yardstick(g, found, judge)
     profile = measure_profile(g, found, judge, yardstick, n_codes=n_codes)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +26,7 @@ from .words import (
     ExactMachine,
     Machine,
     as_table,
-    command_line,
+    command_again,
     figures,
     option,
     parse_seeds,
@@ -69,6 +71,8 @@ def discover(
         force: replace files that exist.
         settings: of the method.
     """
+    usual = _preset(type(settings), preset or "")
+    again = command_again("discover", discover, locals() | {"out": None, "run": None}, settings=usual)
     for path in filter(None, (out, sheet)):
         refuse_existing(path, force=force)
     g = machine.open(generator)
@@ -83,22 +87,24 @@ def discover(
     if sheet is not None:
         codes = sample_seeds(g, parse_seeds(sheet_seeds), label=sheet_label or ("0" if g.label_names else None))
         picture = draw_sheet(g, found[:rows], codes, title=f"{g.name}  {method}")
-        again = command_line(
-            "discover", generator, method=method, preset=preset, seed=seed, sheet_seeds=sheet_seeds, sheet=sheet
-        )
         pictures.save(picture, sheet, recipe={"version": 1, "command": again}, force=force)
         print(sheet)
 
 
 def _with_method(words: list[str]) -> Any:
     kind = METHODS[option(words, "--method", "sefa")]
-    chosen, presets = option(words, "--preset", ""), getattr(kind, "presets", {})
-    if chosen and chosen not in presets:
-        raise unknown_name(f"preset of {kind.name}", chosen, presets)
-    changed = {"settings": (kind, kind(**presets.get(chosen, {})))}
+    changed = {"settings": (kind, _preset(kind, option(words, "--preset", "")))}
     if any(each.name == "precision" for each in dataclasses.fields(kind)):
         changed["machine"] = (ExactMachine, ExactMachine())
     return specialised(discover, **changed)
+
+
+def _preset(kind: Any, name: str) -> Any:
+    """Return a method with the settings of a preset, or its usual ones where none is named."""
+    presets = getattr(kind, "presets", {})
+    if name and name not in presets:
+        raise unknown_name(f"preset of {kind.name}", name, presets)
+    return kind(**presets.get(name, {}))
 
 
 discover.specialise = _with_method  # type: ignore[attr-defined]
@@ -147,7 +153,7 @@ def directions(
     if keep is not None:
         found = found[_chosen(found, keep)]
     if rename:
-        found = found.renamed(dict(pair(each) for each in rename))
+        found = found.renamed(renamings(found, rename))
     if flip is not None:
         found = found.flipped([each.strip() for each in flip.split(",")])
     if orthogonalise or against:
@@ -164,6 +170,21 @@ def directions(
         print(found.save(out, force=force))
     else:
         print(export_directions(found, out, format, generator=g, force=force))
+
+
+def renamings(found: Directions, texts: Iterable[str]) -> dict[str, str]:
+    """Read `OLD=NEW` several times; a name such as `hair_style=bun` holds the sign itself.
+
+    Raises:
+        UserError: where one is none.
+    """
+    read = {}
+    for text in texts:
+        ends = [place for place, sign in enumerate(text) if sign == "="]
+        known = next((end for end in reversed(ends) if text[:end].strip() in found.names), None)
+        old, new = pair(text) if known is None or not text[known + 1 :] else (text[:known], text[known + 1 :])
+        read[old.strip()] = new.strip()
+    return read
 
 
 def pair(text: str) -> tuple[str, str]:
@@ -190,14 +211,18 @@ def _chosen(found: Directions, text: str) -> list[int]:
     return rows
 
 
+_TERMS = re.compile(r"(?<![\d.]e)(?=[+-]\s*[\d.]+(?:e[+-]?\d+)?\s*\*)")
+"""Where a term begins: at a sign before a number times something, since names such as `sefa-0` have signs, too."""
+
+
 def _composed(found: Directions, text: str, generator: Generator) -> Directions:
     """Return the direction that `NEW=0.9*smile+0.4*age` means, in σ."""
     name, recipe = pair(text)
     weights: dict[int | str, float] = {}
-    for term in recipe.replace("-", "+-").strip("+").split("+"):
+    for term in filter(str.strip, _TERMS.split(recipe)):
         weight, star, direction = term.partition("*")
         try:
-            weights[direction.strip()] = float(weight) if star else float("nan")
+            weights[direction.strip()] = float(weight.replace(" ", "")) if star else float("nan")
         except ValueError:
             star = ""
         if not star:

@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..files import refuse_existing, write_json
 from ..method import default_directions, find_directions
 from ..recipe import shell
-from .words import HERE, Machine, check_picture
+from .words import HERE, Machine, check_picture, refuse_beside, said
 
 
 def parse_move(text: str, directions: str) -> Move:
@@ -25,8 +25,11 @@ def parse_move(text: str, directions: str) -> Move:
     Raises:
         UserError: where it is none.
     """
-    words = shlex.split(text)
     usage = f"{text!r} is no move; write 'NAME by 2', 'NAME to 1.5' or 'NAME by 2 layers 4-7'"
+    try:
+        words = shlex.split(text)
+    except ValueError as error:  # a quotation without an end
+        raise UserError(f"{usage}; a quotation mark of a name wants a backslash before it") from error
     layers = words.pop() if words[-2:-1] == ["layers"] else None
     words = words[:-1] if layers else words
     if len(words) < 3 or words[-2] not in ("by", "to"):
@@ -73,9 +76,9 @@ def edit(
     region: str | None = None,
     directions: str | None = None,
     codes: Path | None = None,
-    seed: int = 0,
-    index: int = 0,
-    truncation: float = 1.0,
+    seed: int | None = None,
+    index: int | None = None,
+    truncation: float | None = None,
     label: str | None = None,
     before: bool = False,
     difference: bool = False,
@@ -99,9 +102,9 @@ def edit(
         region: left,top,right,bottom as shares of the image; what lies outside keeps every pixel.
         directions: a file of directions or a method; by default an EigenGAN's own axes, SeFa elsewhere.
         codes: a .safetensors file of codes to start from, instead of a seed.
-        seed: of the image to move.
-        index: number of the image within its seed, or row of the file of codes.
-        truncation: of the image to move.
+        seed: of the image to move; 0 by default.
+        index: number of the image within its seed, or row of the file of codes; 0 by default.
+        truncation: of the image to move; 1 by default.
         label: index or name of the class.
         before: show the image as it was beside it.
         difference: show a map of what has changed beside it.
@@ -114,8 +117,13 @@ def edit(
     check_picture(out, force=force)
     for path in filter(None, (save_edit, save_codes)):
         refuse_existing(path, force=force)
-    if edit is not None and (move or generator or until or keep or region):
-        raise UserError("--edit says all itself; leave the generator, --move, --until, --keep and --region out")
+    of_codes = {"--seed": seed, "--truncation": truncation, "--label": label}
+    of_edit = {
+        "the generator": generator, "--move": move or None, "--until": until, "--keep": keep, "--region": region,
+        "--directions": directions, "--codes": codes, "--index": index, **of_codes,
+    }  # fmt: skip
+    refuse_beside("--edit", edit, of_edit)
+    refuse_beside("--codes", codes, of_codes)
     if edit is None and (generator is None or not move):
         raise UserError("name a generator and at least one --move 'NAME by 2', or give --edit FILE")
     if save_codes is not None and region is not None:
@@ -129,7 +137,13 @@ def edit(
         source = directions or default_directions(g)
         wanted = Edit(
             generator,
-            Start(seed=seed, index=index, truncation=truncation, label=label, file=str(codes) if codes else None),
+            Start(
+                seed=seed or 0,
+                index=index or 0,
+                truncation=1.0 if truncation is None else truncation,
+                label=label,
+                file=str(codes) if codes else None,
+            ),
             tuple(parse_move(each, source) for each in move),
             until=Goal.parse(until) if until else None,
             keep=tuple(each.strip() for each in keep.split(",")) if keep else (),
@@ -150,9 +164,9 @@ def edit(
         picture = pictures.grid(
             torch.stack([tiles[each] for each in shown]), columns=len(shown), column_labels=shown, min_tile=192
         )
-    flags = " --before" * before + " --difference" * difference
-    flags += f" --precision {machine.precision}" if machine.recorded_precision else ""
-    recipe = {"version": 1, "edit": wanted.to_json(), "command": shell(wanted, str(out)) + flags}
+    flags = {"before": before, "difference": difference, "foreign": foreign}
+    words = [f"--{flag}" for flag, given in flags.items() if given] + said(machine, HERE)
+    recipe = {"version": 1, "edit": wanted.to_json(), "command": " ".join([shell(wanted, str(out)), shlex.join(words)])}
     pictures.save(picture, out, recipe=recipe, force=force)
     if save_edit is not None:
         write_json(save_edit, wanted.to_json(), force=force)

@@ -16,7 +16,17 @@ from ..generator import Generator
 from ..mixture import Way
 from ..mixture import interpolate as between
 from ..mixture import mix as mixed
-from .words import HERE, Machine, check_picture, command_line, is_film, parse_seeds, rows_of, sample_seeds
+from .words import (
+    HERE,
+    Machine,
+    check_picture,
+    command_again,
+    is_film,
+    parse_seeds,
+    refuse_beside,
+    rows_of,
+    sample_seeds,
+)
 
 
 def interpolate(
@@ -33,7 +43,7 @@ def interpolate(
     easing: Easing = "linear",
     fps: float = 24,
     loop: bool = False,
-    truncation: float = 1.0,
+    truncation: float | None = None,
     machine: Machine = HERE,
     force: bool = False,
 ) -> None:
@@ -52,21 +62,19 @@ def interpolate(
         easing: linear, or smooth, which slows down at each image.
         fps: film: frames a second.
         loop: go back from the last image to the first.
-        truncation: of the images.
+        truncation: of the images; 1 by default.
         machine: how the generator is opened.
         force: replace a file that exists.
     """
+    again = command_again("interpolate", interpolate, locals())
     check_picture(out, films=True, force=force)
+    refuse_beside("--codes", codes, {"--labels": labels, "--truncation": truncation})
     g = machine.open(generator)
-    keys, names = _keys(g, parse_seeds(seeds), codes, labels, space, truncation)
+    keys, names = _keys(g, parse_seeds(seeds), codes, labels, space, 1.0 if truncation is None else truncation)
     order = [*range(len(keys)), *([0] if loop else [])]
     if len(order) < 2:
         raise UserError("one image leads nowhere; give two or more seeds, or two or more labels")
     shares = eased(steps, easing)
-    again = command_line(
-        "interpolate", generator, seeds=seeds, codes=codes, labels=labels, space=space, way=way, steps=steps,
-        easing=easing, fps=fps if is_film(out) else None, loop=loop, truncation=truncation, out=out,
-    )  # fmt: skip
     about = {"version": 1, "command": again}
     pairs = list(itertools.pairwise(order))
     if is_film(out):
@@ -116,6 +124,7 @@ def mix(
         machine: how the generator is opened.
         force: replace a file that exists.
     """
+    again = command_again("mix", mix, locals())
     check_picture(out, force=force)
     g = machine.open(generator)
     where = g.space(space or _widest(g))
@@ -126,10 +135,6 @@ def mix(
     tiles = [blank, g.render(concatenate(columns))]
     for row, several in zip(rows, made, strict=True):
         tiles += [g.render(row), g.render(several)]
-    again = command_line(
-        "mix", generator, layers=layers, seeds=seeds, others=others, labels=labels, other_labels=other_labels,
-        space=space, truncation=truncation, out=out,
-    )  # fmt: skip
     taken = ", ".join(part.name for part in where.picked(layers))
     picture = pictures.grid(
         torch.cat(tiles),

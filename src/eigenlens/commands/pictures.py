@@ -18,13 +18,15 @@ from .words import (
     HERE,
     Machine,
     check_picture,
-    command_line,
+    command_again,
     find,
     is_film,
     parse_range,
     parse_seeds,
+    refuse_beside,
     rows_of,
     sample_seeds,
+    write_film,
     write_walk,
 )
 
@@ -61,15 +63,11 @@ def sample(
         machine: how the generator is opened.
         force: replace a file that exists.
     """
+    again = command_again("sample", sample, locals())
     check_picture(out, force=force)
     g = machine.open(generator)
     how: dict[str, Any] = {"truncation": truncation, "cutoff": cutoff, "label": label, "noise": noise}
     codes = sample_seeds(g, parse_seeds(seeds), **how) if seeds else g.sample(n, seed=seed, **how)
-    which: dict[str, Any] = {"seeds": seeds} if seeds else {"n": n, "seed": seed}
-    again = command_line(
-        "sample", generator, **which, truncation=truncation, cutoff=cutoff, label=label, noise=noise,
-        precision=machine.recorded_precision, out=out,
-    )  # fmt: skip
     picture = pictures.grid(g.render(codes, what="images"), columns=columns)
     pictures.save(picture, out, recipe={"version": 1, "command": again}, force=force)
     print(out)
@@ -87,7 +85,7 @@ def traverse(
     seeds: str = "0-7",
     codes: Path | None = None,
     layers: str | None = None,
-    truncation: float = 1.0,
+    truncation: float | None = None,
     label: str | None = None,
     absolute: bool = False,
     in_turn: bool = False,
@@ -111,7 +109,7 @@ def traverse(
         seeds: one image each, such as 0-7 or 3,5,8.
         codes: a .safetensors file of codes, such as `project` writes, whose rows --seeds then names.
         layers: layer range to act on, such as 4-7; by default the direction's own.
-        truncation: of the images that are moved.
+        truncation: of the images that are moved; 1 by default.
         label: index or name of the class.
         absolute: move to the coordinates of the range instead of by them (as EigenGAN's authors do).
         in_turn: film: one axis after the other, each from 0 to both ends and back, instead of all at once.
@@ -123,7 +121,9 @@ def traverse(
         machine: how the generator is opened.
         force: replace a file that exists.
     """
+    again = command_again("traverse", traverse, locals())
     check_picture(out, films=True, force=force)
+    refuse_beside("--codes", codes, {"--truncation": truncation, "--label": label})
     strengths = parse_range(range, steps)
     numbers = parse_seeds(seeds)
     g = machine.open(generator)
@@ -132,16 +132,10 @@ def traverse(
         list(found.names) if axis == "all" else [found.names[found.index(each.strip())] for each in axis.split(",")]
     )
     if codes is None:
-        moved = sample_seeds(g, numbers, space=found.space, truncation=truncation, label=label)
+        share = 1.0 if truncation is None else truncation
+        moved = sample_seeds(g, numbers, space=found.space, truncation=share, label=label)
     else:
         moved = rows_of(codes, g, numbers)
-    again = command_line(
-        "traverse", generator, axis=axis, directions=directions, range=range, steps=steps, seeds=seeds, codes=codes,
-        layers=layers,
-        truncation=truncation, label=label, absolute=absolute, in_turn=in_turn,
-        easing=None if easing == "smooth" else easing, once=once, frames=frames, fps=fps, foreign=foreign,
-        precision=machine.recorded_precision, out=out,
-    )  # fmt: skip
     if is_film(out):
         ends, count = (strengths[0], strengths[-1]), frames or 4 * steps
         if in_turn:
@@ -151,10 +145,7 @@ def traverse(
         films = [walk_frames(g, moved, found, each, layers=layers, absolute=absolute) for each in courses]
         captions = [shot.which for shot in courses[0]] if in_turn and len(chosen) > 1 else []
         shown = pictures.frames((torch.cat(rows) for rows in zip(*films, strict=True)), captions)
-        pace = fps or max(4.0, count / 2)
-        pingpong = not (once or in_turn)
-        about = {"version": 1, "command": again}
-        pictures.save_animation(shown, out, fps=pace, pingpong=pingpong, recipe=about, force=force)
+        write_film(shown, out, count=count, fps=fps, pingpong=not (once or in_turn), command=again, force=force)
         print(out)
         return
     images = [

@@ -22,7 +22,7 @@ from ..project import Progress, Projection, projection_sheet
 from ..project import project as project_images
 from ..project import tune as tune_weights
 from ..training.encoder import EncoderTraining, train_encoder
-from .words import HERE, Machine, check_picture, command_line
+from .words import HERE, Machine, check_picture, command_again
 
 
 def project(
@@ -79,6 +79,7 @@ def project(
         machine: how the generator is opened.
         force: replace files that exist; never a photo.
     """
+    again = command_again("project", project, locals())
     report, tuned = report or out.with_suffix(".projection.png"), out.with_suffix(".tuning.safetensors")
     for path in (out, report, *([tuned] if tune else [])):
         if any(path.resolve() == photo.resolve() for photo in photos):
@@ -99,12 +100,6 @@ def project(
     if tune and not found.is_stopped:
         tuning, after = tune_weights(g, found, steps=tune, noise=tune_noise, distances=distance, seed=seed)
         tuning.save(tuned, force=force)
-    again = command_line(
-        "project", *map(str, photos), generator=generator, out=out, space=space,
-        layers=None if layers == "all" else layers, steps=steps, seed=seed, start=start, encoder=encoder,
-        samples=samples, prior=prior, learning_rate=learning_rate, label=label, tune=tune or None,
-        tune_noise=tune_noise, align=align, landmarks=landmarks,
-    ) + "".join(f" --distance {each}" for each in distance)  # fmt: skip
     rows = _rows(cuts, found, after)
     about = {"photos": rows, "steps": found.steps, "command": again, "version": __version__}
     save_codes(found.codes, out, g, about=about, force=force)

@@ -27,7 +27,7 @@ from ..saliency import (
     score_masks,
 )
 from ..training.segmenter import SegmenterTraining, train_segmenter
-from .words import Machine, as_table, command_line, find
+from .words import Machine, as_table, command_again, find
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MASK = ".mask.png"
@@ -72,6 +72,7 @@ def train(
         foreign: take directions made for another generator.
         force: replace files that exist, and begin anew.
     """
+    again = command_again("saliency", train, locals())
     goes_on = resume == "auto" and not force and out.with_suffix(".state.pt").is_file()
     if not goes_on:
         refuse_existing(out, force=force)
@@ -97,9 +98,6 @@ def train(
         print(as_table(table))
     if sheet is not None:
         shown = sample_masks(g, chosen, rule, 12, seed=settings.seed)
-        again = command_line(
-            "saliency", "train", generator, directions=directions, background=background, as_is=as_is, sheet=sheet
-        )
         picture = mask_sheet(list(shown.images[:, 0]), list(shown.masks.numpy()), title=f"{g.name}: samples and masks")
         pictures.save(picture, sheet, recipe={"version": 1, "command": again}, force=force)
         print(sheet)
@@ -132,6 +130,7 @@ def predict(
         threads: of the CPU.
         force: replace masks that exist.
     """
+    again = command_again("saliency", predict, locals())
     runtime.set_threads(threads)
     network = Segmenter.load(segmenter)
     paths = _pictures(photos)
@@ -141,7 +140,6 @@ def predict(
         raise UserError(f"two pictures would have the mask {sorted(twice)[0]}; rename one, or give them one at a time")
     for place in places:
         refuse_existing(place, force=force)
-    again = command_line("saliency", "predict", str(segmenter), *map(str, photos), out=out, soft=soft)
     for path, place in runtime.progress(list(zip(paths, places, strict=True)), what="masks", unit="picture"):
         likely = network(pictures.open_image(path))
         levels = likely if soft else likely >= 0.5
@@ -175,8 +173,9 @@ def score(
     if out is not None:
         refuse_existing(out, force=force)
     network = Segmenter.load(segmenter) if segmenter is not None else None
-    true = {_stem(path): path for path in _pictures((truth,), masks=True)}
-    pairs = [(path, true[_stem(path)]) for path in _pictures((masks,), masks=network is None) if _stem(path) in true]
+    true = _by_stem(_pictures((truth,), masks=True))
+    found = _by_stem(_pictures((masks,), masks=network is None))
+    pairs = [(path, true[stem]) for stem, path in found.items() if stem in true]
     if not pairs:
         raise UserError(f"{masks} and {truth} share no name; a mask belongs to the true mask of the same name")
     if len(pairs) < len(true):
@@ -203,6 +202,16 @@ def _pictures(sources: tuple[Path, ...], *, masks: bool = False) -> list[Path]:
             found.append(source)
     if not found:
         raise UserError(f"no pictures came in {', '.join(map(str, sources)) or 'nothing'}; name files or folders")
+    return found
+
+
+def _by_stem(paths: list[Path]) -> dict[str, Path]:
+    """Return masks by the name of what they belong to; the picture that lies beside its NAME.mask.png is none."""
+    found: dict[str, Path] = {}
+    for path in sorted(paths, key=lambda path: not path.name.endswith(MASK)):
+        other = found.setdefault(_stem(path), path)
+        if other != path and not other.name.endswith(MASK):
+            raise UserError(f"{other} and {path} have one name; keep the mask of the two there")
     return found
 
 

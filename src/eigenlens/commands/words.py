@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import json
 import shlex
 import typing
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -36,11 +38,6 @@ class Machine:
     """Threads of the CPU; as many as cores by default."""
     option: UseAppendAction[tuple[str, ...]] = ()
     """NAME=VALUE that a foreign file cannot tell, such as activation=relu; repeat it for more."""
-
-    @property
-    def recorded_precision(self) -> str | None:
-        """The precision as the recipe of a picture records it: None where it is the usual one."""
-        return None if self.precision == "fp32" else self.precision
 
     def open(self, source: str) -> Generator:
         """Open a generator here.
@@ -108,14 +105,63 @@ def parse_range(text: str, steps: int) -> list[float]:
     return torch.linspace(ends[0], ends[1], steps).tolist()
 
 
+UNRECORDED = ("force", "device", "threads")
+"""Options that change where and how fast something is done, not what comes out."""
+
+
 def command_line(name: str, *words: str, **flags: Any) -> str:
-    """Return the command that does this again, for the recipe of a picture; flags at None or False are left out."""
-    pieces = ["eigenlens", name, *words]
-    for flag, value in flags.items():
-        if value is None or value is False:
+    """Return a command with flags as values say them; those at None or False are left out."""
+    said = {flag: value for flag, value in flags.items() if value is not None and value is not False}
+    return shlex.join(["eigenlens", name, *words, *(word for flag in said for word in _flag(flag, said[flag]))])
+
+
+def command_again(name: str, function: Any, given: Mapping[str, Any], **settings: Any) -> str:
+    """Return the command that calls `function` so again, for the recipe of what it makes.
+
+    Args:
+        name: of the command.
+        function: what does it; its signature gives the flags, as for the command line itself.
+        given: its arguments by name, such as `locals()` where it begins.
+        settings: of a group of flags, what stands where none is given; by default what its type says.
+
+    Returns:
+        The command, with the options that differ from their defaults.
+    """
+    words, flags = [], []
+    hints = typing.get_type_hints(function, include_extras=True)
+    for parameter in inspect.signature(function).parameters.values():
+        key, value = parameter.name, given[parameter.name]
+        if key in UNRECORDED or value is None:
             continue
-        pieces += [f"--{flag.replace('_', '-')}"] + ([] if value is True else [str(value)])
-    return shlex.join(pieces)
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            words += [str(each) for each in (value if isinstance(value, tuple) else (value,))]
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            usual = settings.get(key, type(value)() if parameter.default is None else parameter.default)
+            flags += said(value, usual)
+        elif value != parameter.default:
+            flags += _flag(key, value, repeated=_is_repeated(hints[key]))
+    return shlex.join(["eigenlens", name, *words, *flags])
+
+
+def said(group: Any, usual: Any) -> list[str]:
+    """Return the flags that make `group` out of `usual`."""
+    hints = typing.get_type_hints(type(group), include_extras=True)
+    names = [each.name for each in dataclasses.fields(group) if each.init and each.name not in UNRECORDED]
+    changed = [name for name in names if getattr(group, name) != getattr(usual, name)]
+    return [word for name in changed for word in _flag(name, getattr(group, name), repeated=_is_repeated(hints[name]))]
+
+
+def _is_repeated(hint: Any) -> bool:
+    return UseAppendAction in typing.get_args(hint)
+
+
+def _flag(name: str, value: Any, *, repeated: bool = False) -> list[str]:
+    """Return the words that give an option its value."""
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    values = [str(each) for each in value] if isinstance(value, (tuple, list)) else [str(value)]
+    return [word for each in values for word in (f"--{flag}", each)] if repeated else [f"--{flag}", *values]
 
 
 def sample_seeds(generator: Generator, seeds: list[int], **how: Any) -> Codes:
@@ -157,6 +203,17 @@ def check_picture(out: Path, *, films: bool = False, force: bool = False) -> Non
         raise UserError(f"cannot write {out}: unknown suffix {out.suffix!r}; give one of {', '.join(allowed)}")
 
 
+def refuse_beside(option: str, given: Any, others: Mapping[str, Any]) -> None:
+    """Refuse options that another one, where it is given, leaves nothing to say.
+
+    Raises:
+        UserError: where one of them is given, too.
+    """
+    beside = [name for name, value in others.items() if value is not None]
+    if given is not None and beside:
+        raise UserError(f"{option} says {', '.join(beside)} itself; leave {'that' if len(beside) == 1 else 'them'} out")
+
+
 def write_walk(
     images: torch.Tensor,
     out: Path,
@@ -167,17 +224,27 @@ def write_walk(
     command: str,
     force: bool = False,
 ) -> None:
-    """Write walked images [rows, steps, c, h, w] as a labelled sheet, or as a film where the suffix is one."""
-    about = {"version": 1, "command": command}
-    if is_film(out):
-        frames = (pictures.grid(images[:, k], columns=min(len(images), 4)) for k in range(images.shape[1]))
-        pictures.save_animation(frames, out, fps=max(4.0, len(steps) / 2), pingpong=True, recipe=about, force=force)
-        return
+    """Write walked images [rows, steps, c, h, w] as a labelled sheet."""
     columns = [f"{step:+.3g}σ" if abs(step) > 1e-9 else "0" for step in steps]
     picture = pictures.grid(
         images.flatten(0, 1), columns=images.shape[1], row_labels=labels, column_labels=columns, title=title
     )
-    pictures.save(picture, out, recipe=about, force=force)
+    pictures.save(picture, out, recipe={"version": 1, "command": command}, force=force)
+
+
+def write_film(
+    frames: Iterable[Any],
+    out: Path,
+    *,
+    count: int,
+    fps: float | None,
+    pingpong: bool,
+    command: str,
+    force: bool = False,
+) -> None:
+    """Write frames as a film, which by default takes two seconds for the `count` frames of one way."""
+    recipe = {"version": 1, "command": command}
+    pictures.save_animation(frames, out, fps=fps or max(4.0, count / 2), pingpong=pingpong, recipe=recipe, force=force)
 
 
 def as_table(rows: list[dict[str, Any]]) -> str:
