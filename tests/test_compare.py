@@ -153,6 +153,17 @@ def test_networks_whose_folders_are_called_the_same_stay_apart() -> None:
     assert list(small(generators=["runs/1/last", "toonfaces"]).generators) == ["last", "toonfaces"]
 
 
+def test_another_native_strength_is_another_number() -> None:
+    def addresses(**targets: float) -> dict[str, dict]:
+        grid = small(calibrations=["native"], targets=targets)
+        return {cell.metric.name: cell.address(grid) for cell in grid.cells(next(grid.fits()))}
+
+    plain, nearer = addresses(), addresses(native=1.0)
+    assert "target" not in plain["attribute_matrix_pixels_v1"]  # nor has it one in older results
+    assert nearer["attribute_matrix_pixels_v1"] == plain["attribute_matrix_pixels_v1"] | {"target": 1.0}
+    assert nearer["latent_orthogonality_v1"] == plain["latent_orthogonality_v1"]  # no strength enters it
+
+
 def test_what_a_method_reads_is_part_of_its_directions() -> None:
     seen = [small(methods=["supervised", "axes"], reader=reader) for reader in ("pixels", "painted:Regions")]
     keys = [[fit.key(grid.reader, k=4) for fit in grid.fits()] for grid in seen]

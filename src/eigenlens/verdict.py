@@ -17,7 +17,6 @@ from .compare import Comparison, address_key
 from .files import write_text
 from .grid import ORACLE, Cell, Grid
 from .inference import Interval, crossed_bootstrap
-from .metric import METRICS
 from .profile import CALIBRATIONS
 
 MIN_REPLICATES = 5
@@ -77,8 +76,7 @@ def summarise(comparison: Comparison) -> list[Summary]:
             grid.seeds.index(fit.seed),
             grid.code_seeds.index(cell.seed),
         )
-        is_free = not getattr(METRICS[cell.metric.name], "uses_strength", True)
-        where = (fit.group, fit.label, str(cell.metric), "any" if is_free else cell.calibration)
+        where = (fit.group, fit.label, str(cell.metric), "any" if cell.is_free else cell.calibration)
         cells.setdefault(where, []).append((place, cell))
     return [_summary(where, group, grid, known, comparison.folder) for where, group in cells.items()]
 
