@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -231,6 +232,16 @@ def test_seed_stability_of_what_seeds_change_and_do_not() -> None:
     assert len(found.details["kept"]) == 3
     with pytest.raises(Unsupported, match="cannot be found again"):
         SeedStability().score(g, PERFECT)
+
+
+def test_directions_that_were_named_are_found_again_all_the_same() -> None:
+    g = factor_toy()
+    found = METHODS["axes"](n_directions=3).fit(g)
+    arguments = {**found.provenance.arguments, "evidence": {"smile+": "smile +, 0.90 pure"}}
+    named = replace(found, provenance=replace(found.provenance, arguments=arguments))
+    assert SeedStability().score(g, named).value == pytest.approx(1)
+    score = GeneratorStability(others=("toy_factors:factor_toy",), n=4).score(g, named)
+    assert score.value == pytest.approx(1, abs=1e-3)
 
 
 def test_generator_stability_needs_others() -> None:
