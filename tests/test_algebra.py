@@ -11,7 +11,7 @@ import torch
 
 from eigenlens import algebra
 from eigenlens.codes import Part, Space
-from eigenlens.directions import Directions, Provenance, standard_deviation, unit_norm
+from eigenlens.directions import Directions, Provenance, shared_space, standard_deviation, unit_norm
 from eigenlens.errors import UserError
 from toy_spaces import SlotToy
 
@@ -86,6 +86,19 @@ def test_principal_angles_are_those_that_were_planted() -> None:
     right = torch.stack([basis[0], basis[1]])
     assert algebra.principal_angles(right, basis[1:4]).tolist() == pytest.approx([0, 90], abs=1e-4)
     assert len(algebra.principal_angles(torch.stack([basis[0], basis[0]]), first)) == 1  # dependent rows add nothing
+
+
+def test_sets_of_w_compare_where_their_layer_ranges_are() -> None:
+    g = SlotToy(slots=4, dim=6)
+    whole, some = made(frame(3, 6)), made(frame(3, 6, seed=1), layers=("1-2",) * 3)
+    assert shared_space(g, [whole, whole]).name == "w"
+    assert shared_space(g, [whole, some]).name == shared_space(g, [made(normal(2, 4, 6), "w+"), whole]).name == "w+"
+    found = algebra.similarity(some, some, space=shared_space(g, [some, some]))
+    assert found.mean == pytest.approx(1, abs=1e-6)
+    # one vector in two slots has 6 dimensions to lie in, not 12
+    assert found.null == algebra.matched_null(6, 3, 3)[0]
+    rows = made(normal(3, 4, 6), "w+", layers=("1-2",) * 3)
+    assert algebra.similarity(rows, rows, space=g.space("w+")).null == algebra.matched_null(12, 3, 3)[0]
 
 
 def test_the_null_is_what_random_frames_give() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from eigenlens.errors import UserError
 from eigenlens.generator import Generator
 from eigenlens.images import read_recipe
 from eigenlens.method import METHODS
+from toy_spaces import SlotToy
 
 
 @pytest.fixture
@@ -301,6 +303,22 @@ def test_discover_saves_what_others_read(model: str, tmp_path: Path, capsys: pyt
     capsys.readouterr()
     assert main(["directions", str(tmp_path / "both.npz"), "--generator", model]) == 0
     assert "both" in capsys.readouterr().out
+
+
+def test_directions_of_w_with_layer_ranges_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, ranged, whole = "toy_spaces:SlotToy", str(tmp_path / "ranged.safetensors"), str(tmp_path / "w.safetensors")
+    found = METHODS["axes"](n_directions=3).fit(SlotToy())
+    found.save(whole)
+    replace(found, layers=("1-2",) * 3).save(ranged)
+    assert main(["similarity", ranged, whole, "--generator", source]) == 0
+    assert "mean matched |cos| 0.707" in capsys.readouterr().out  # two of four slots
+    assert main(["decompose", ranged, "--into", whole, "--generator", source, "--k", "1"]) == 0
+    assert "0.50" in capsys.readouterr().out
+    assert main(["codebook", whole, ranged, "--generator", source, "--n", "3"]) == 0
+    assert "code-2" in capsys.readouterr().out
+    words = ["directions", ranged, "--generator", source, "--out", str(tmp_path / "both.safetensors")]
+    assert main([*words, "--compose", f"both=1*{found.names[0]}-1*{found.names[1]}"]) == 0
+    assert Directions.load(tmp_path / "both.safetensors").layers == ("1-2",)
 
 
 def test_discover_knows_the_flags_of_its_method(model: str, capsys: pytest.CaptureFixture[str]) -> None:

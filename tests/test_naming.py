@@ -10,7 +10,7 @@ import torch
 from eigenlens.cli import main
 from eigenlens.directions import Directions
 from eigenlens.method import METHODS
-from eigenlens.naming import parts_of, propose, purities, renamed
+from eigenlens.naming import is_automatic, parts_of, propose, purities, renamed
 from eigenlens.profile import Profile
 from eigenlens.reader import EXTRACTORS
 from painted import painter
@@ -80,6 +80,19 @@ def test_names_that_someone_gave_win_and_all_names_differ() -> None:
     made = proposals(rows, names=("sefa-0", "my beard", "beard+", "L2D1"))
     assert [each.name for each in made] == ["beard+2", "my beard", "beard+", "beard+3"]
     assert made[1].evidence == "given; beard +, 1.00 pure"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["sefa-3", "L2D1", "L2-image-1", "L2-injected-3", "sefa-sefa-0", "eigen-L2D1", "0-sefa-3", "sefa+eigen-L1D2"],
+)
+def test_names_that_methods_give_are_free(name: str) -> None:
+    assert is_automatic(name)
+
+
+@pytest.mark.parametrize("name", ["smile", "sefa-smile", "hair-L2D1", "L2-hair-1", "sefa"])
+def test_names_that_someone_gave_are_not(name: str) -> None:
+    assert not is_automatic(name)
 
 
 def test_a_file_of_named_directions_tells_why() -> None:

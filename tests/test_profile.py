@@ -99,6 +99,10 @@ def test_two_units_of_a_recalibrated_direction_do_what_is_wanted(made) -> None:
         assert directions.span(k)[1] == pytest.approx(high * float(strengths.sigma[k]) / 2, rel=1e-4)
         assert low < 0
     assert recalibrated(directions, profile.strengths_at("native")) is directions
+    native = profile.strengths_at("native", 1.0)
+    by_hand = directions.move(codes, 0, by=float(native.sigma[0]))
+    assert float(native.sigma[0]) <= 1
+    assert torch.allclose(recalibrated(directions, native).move(codes, 0, by=2.0).latent, by_hand.latent, atol=1e-5)
 
 
 def test_a_profile_is_a_file(made, tmp_path: Path) -> None:

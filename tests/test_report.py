@@ -11,12 +11,15 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 
 from eigenlens.cli import main
 from eigenlens.compare import Comparison
-from eigenlens.grid import Grid
+from eigenlens.generator import Generator
+from eigenlens.grid import Entry, Grid
 from eigenlens.page import Dot, Series, data, dot_chart, heat_map, line_chart, scatter_chart, table, ticks
 from eigenlens.report import curves, write_report
+from families import stylegan2
 
 MATRIX = "attribute_matrix_pixels_v1(reader=painted:Regions)"
 VOID = {"meta", "img", "input", "br", "path", "circle"}
@@ -49,6 +52,13 @@ def balanced(text: str) -> Balanced:
     return parser
 
 
+def layered() -> Generator:
+    """Make a StyleGAN2 of which SeFa finds directions of w that act on some layers."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return stylegan2()
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Comparison, Path]:
     grid = Grid.from_dict(
@@ -67,6 +77,23 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Comparison, Path]:
     comparison = Comparison(grid, tmp_path_factory.mktemp("report"))
     comparison.run()
     return comparison, write_report(comparison)
+
+
+def test_methods_that_act_on_some_layers_of_w_are_compared(tmp_path: Path) -> None:
+    methods = ["sefa(layers=1-2)", "random", "random(law=covariance)"]
+    grid = Grid(
+        {"layered": ("test_report:layered",)},
+        tuple(map(Entry.parse, methods)),
+        calibrations=("native",),
+        k=2,
+        null=2,
+        profile_codes=4,
+    )
+    comparison = Comparison(grid, tmp_path)
+    comparison.run()
+    text = write_report(comparison).read_text("utf-8")
+    assert text.count("random and sefa(layers=1-2)") == 1
+    assert "How alike are the methods?" in text
 
 
 def test_the_page_is_whole_and_asks_nothing_of_a_network(report) -> None:

@@ -16,7 +16,7 @@ from eigenlens.compare import Comparison
 from eigenlens.generator import load_generator
 from eigenlens.generators.eigengan import EigenGAN, EigenGANConfig, EigenGANNetwork
 from eigenlens.grid import Grid
-from eigenlens.inference import nested_bootstrap
+from eigenlens.inference import crossed_bootstrap
 from eigenlens.method import METHODS
 from eigenlens.verdict import Summary
 
@@ -95,7 +95,7 @@ def test_groups_are_compared_in_effects_alone(runs) -> None:
             result.PURITY,
             calibration,
             array,
-            nested_bootstrap(array),
+            crossed_bootstrap(array),
             0,
             10,
             math.nan,

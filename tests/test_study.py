@@ -136,6 +136,22 @@ def test_the_commands_make_a_study_and_score_it(tmp_path: Path, capsys: pytest.C
     assert "exists already" in capsys.readouterr().err
 
 
+def test_two_files_of_one_name_are_no_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The second would take the place of the first, whose directions nobody would see."""
+    axes = METHODS["axes"](n_directions=2).fit(painter())
+    files = [tmp_path / f"seed{seed}" / "axes.safetensors" for seed in (0, 1)]
+    for file in files:
+        file.parent.mkdir()
+        axes.save(file)
+    words = ["study", "painted:painter", "--controls", "2", "--out", str(tmp_path / "study")]
+    assert main([*words, "--directions", *map(str, files)]) == 2
+    told = capsys.readouterr().err
+    assert f"{files[0]} and {files[1]} came" in told
+    assert "give each file a name of its own" in told
+    assert main([*words, "--directions", "axes", str(files[0])]) == 2
+    assert "called 'axes'" in capsys.readouterr().err
+
+
 @pytest.mark.browser
 def test_a_rater_can_stop_go_on_and_download(made: Study, open_page, tmp_path: Path) -> None:
     file = tmp_path / "page.html"

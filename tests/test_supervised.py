@@ -10,7 +10,7 @@ from torch import Tensor
 
 from eigenlens.directions import Directions
 from eigenlens.errors import UserError
-from eigenlens.methods.supervised import Supervised, fit_logistic, fit_ridge, held
+from eigenlens.methods.supervised import PENALTIES, Supervised, fit_logistic, fit_ridge, held
 from toys import MappedToy, linear_toy, orthonormal_rows
 
 AXES = orthonormal_rows(12, 12, seed=7)
@@ -129,6 +129,20 @@ def test_cross_validation_shrinks_noise_more_than_signal() -> None:
     rows = torch.randn(200, 20, generator=chance).double()
     noise = torch.randn(200, generator=chance).double()
     assert fit_ridge(rows, noise)[2] > 10 * fit_ridge(rows, rows[:, 0] + 0.1 * noise)[2]
+
+
+@pytest.mark.parametrize(("n", "dim"), [(199, 200), (150, 200), (50, 64), (16, 600)])
+def test_cross_validation_is_near_the_best_penalty_with_fewer_rows_than_coordinates(n: int, dim: int) -> None:
+    chance = torch.Generator().manual_seed(n)
+    rows = torch.randn(n + 500, dim, generator=chance).double()
+    target = rows[:, :4].sum(1) + 3 * torch.randn(n + 500, generator=chance).double()
+
+    def held_out(penalty: float | None) -> float:
+        offset, normal, _ = fit_ridge(rows[:n], target[:n], penalty)
+        truth = target[n:]
+        return 1 - float((truth - offset - rows[n:] @ normal).square().sum() / (truth - truth.mean()).square().sum())
+
+    assert held_out(None) > max(held_out(float(penalty)) for penalty in PENALTIES[::2]) - 0.1
 
 
 def test_logistic_regression_is_at_its_minimum() -> None:

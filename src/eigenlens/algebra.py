@@ -140,7 +140,12 @@ def similarity(
     cosines = (rows[0] @ rows[1].T).abs().clamp(max=1)
     pairs = sorted(match(-cosines.numpy()), key=lambda pair: -float(cosines[pair]))
     ranges = {*a.layers, *b.layers}
-    dim = rows[0].shape[1] if space is None else int(torch.stack([space.mask(each) for each in ranges]).amax(0).sum())
+    if space is None:
+        dim = rows[0].shape[1]
+    elif space.broadcast_of and a.vectors.shape[1] == b.vectors.shape[1] == 1:
+        dim = space.dim  # the rows of a direction repeat one
+    else:
+        dim = int(torch.stack([space.mask(each) for each in ranges]).amax(0).sum())
     null, null_95, null_pair_95 = matched_null(dim, len(a), len(b), draws=draws, seed=seed)
     matched = torch.tensor([float(cosines[pair]) for pair in pairs])
     angles = principal_angles(*rows)

@@ -619,6 +619,25 @@ def standard_deviation(vectors: Tensor, space: Space) -> Tensor:
     return total.sqrt() / active if is_drawn_by_slot else (total / active).sqrt()
 
 
+def shared_space(generator: Any, sets: Sequence[Directions]) -> Space:
+    """Return the space in which sets of directions compare: w, or w+ where any has layer ranges or rows of its own.
+
+    Args:
+        generator: the generator that they belong to.
+        sets: of one space; w and w+ go together.
+
+    Raises:
+        UserError: where the generator has no such space.
+    """
+    space = generator.space(sets[0].space)
+    wider = [each for each in generator.spaces.values() if each.broadcast_of == space.name]
+    is_narrow = all(
+        each.space == space.name and each.vectors.shape[1] <= space.slots and set(each.layers) <= {"all"}
+        for each in sets
+    )
+    return space if is_narrow or not wider else wider[0]
+
+
 def concatenate(pieces: Sequence[Directions]) -> Directions:
     """Return all directions of `pieces`, which share space, unit and width; names that clash get their method in front.
 

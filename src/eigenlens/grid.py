@@ -314,6 +314,11 @@ class Cell:
     seed: int
     """Of the metric."""
 
+    @property
+    def is_free(self) -> bool:
+        """Tell whether no strength enters the metric."""
+        return not getattr(METRICS[self.metric.name], "uses_strength", True)
+
     def address(self, grid: Grid) -> dict[str, Any]:
         """Return everything that its number depends on but the network's weights."""
         about: dict[str, Any] = {
@@ -329,7 +334,10 @@ class Cell:
         fixed = getattr(self.metric.make(METRICS), "reader", None)
         if isinstance(fixed, str) and digest_of(fixed):
             about["metric_reader"] = edition(fixed)
-        if self.calibration != "native":
+        if self.calibration == "native":
+            if not self.is_free and grid.targets["native"] != TARGETS["native"]:  # results do not name the default
+                about["target"] = grid.targets["native"]
+        else:
             about |= {
                 "target": grid.targets[self.calibration],
                 "reader": edition(grid.reader),

@@ -1,4 +1,4 @@
-"""Inference on arrays: the nested bootstrap, p-values against a null, agreement of raters."""
+"""Inference on arrays: the bootstrap of crossed measurements, p-values against a null, agreement of raters."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Interval:
     high: float
     """Upper end."""
     levels: tuple[int, ...]
-    """The most members at each level, outermost first."""
+    """How many members of each factor have a value."""
 
     @property
     def excludes_zero(self) -> bool:
@@ -35,14 +35,18 @@ class Interval:
         return self.low > 0 or self.high < 0  # false for NaN
 
 
-def nested_bootstrap(values: np.ndarray, *, draws: int = DRAWS, level: float = LEVEL, seed: int = 0) -> Interval:
-    """Bound the mean of nested measurements: generator seeds, within them method seeds, within them code seeds.
+def crossed_bootstrap(values: np.ndarray, *, draws: int = DRAWS, level: float = LEVEL, seed: int = 0) -> Interval:
+    """Bound the mean of crossed measurements: every network with every method seed, and both with every code seed.
 
-    Members are drawn with replacement at the outermost level, then within each drawn member at the next, and so on. A
-    level with one member adds nothing, so the interval is then conditional on that member.
+    Members are drawn with replacement once for each factor, and what is drawn counts in all members of the others: a
+    code seed that suits one network suits all of them, so its part in the mean must not be averaged away. A factor with
+    one member adds nothing, so the interval is then conditional on that member.
+
+    An interval between percentiles is narrow where members are few: the true mean of five normal measurements lies in
+    that of "95 %" about 83 times in a hundred.
 
     Args:
-        values: one axis a level, outermost first; NaN where a measurement is missing.
+        values: one axis a factor; NaN where a measurement is missing.
         draws: of the bootstrap.
         level: of the interval, which runs between its percentiles.
         seed: of the draws.
@@ -51,30 +55,29 @@ def nested_bootstrap(values: np.ndarray, *, draws: int = DRAWS, level: float = L
         UserError: where no value is finite.
 
     Source:
-        Davison & Hinkley, Bootstrap Methods and their Application, 1997, section 3.8 (hierarchical data, resampling
-        with replacement at every level).
+        Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1(2), 2007, section 3. Deviation: the mean is one
+        of means, so that where values are missing a member with more of them weighs no more.
 
     Example:
-        >>> nested_bootstrap(np.array([[1.0, 3.0], [5.0, np.nan]])).mean
+        >>> crossed_bootstrap(np.array([[1.0, 3.0], [5.0, np.nan]])).mean
         3.5
     """
-    tree = _some(values)
-    mean = _mean(tree)
-    levels = _widths(tree)
-    if max(levels) == 1:
-        return Interval(mean, math.nan, math.nan, levels)
+    known = _known(values)
+    mean = _mean(known)
+    if max(known.shape) == 1:
+        return Interval(mean, math.nan, math.nan, known.shape)
     random = runtime.generator_for(seed, "bootstrap")
-    low, high = np.quantile(_drawn(tree, random, draws), [(1 - level) / 2, (1 + level) / 2])
-    return Interval(mean, float(low), float(high), levels)
+    low, high = np.nanquantile(_drawn(known, random, draws), [(1 - level) / 2, (1 + level) / 2])
+    return Interval(mean, float(low), float(high), known.shape)
 
 
 def bootstrap_difference(
     first: np.ndarray, second: np.ndarray, *, draws: int = DRAWS, level: float = LEVEL, seed: int = 0
 ) -> Interval:
-    """Bound the difference of two means of nested measurements that have no member in common.
+    """Bound the difference of two means of crossed measurements that have no member in common.
 
     Args:
-        first, second: as `nested_bootstrap` takes them; each is drawn by itself.
+        first, second: as `crossed_bootstrap` takes them; each is drawn by itself.
         draws: of the bootstrap.
         level: of the interval.
         seed: of the draws.
@@ -86,58 +89,53 @@ def bootstrap_difference(
         >>> bootstrap_difference(np.array([3.0, 3.0]), np.array([1.0, 1.0])).low
         2.0
     """
-    a, b = _some(first), _some(second)
+    a, b = _known(first), _known(second)
     mean = _mean(a) - _mean(b)
-    levels = tuple(min(pair) for pair in zip(_widths(a), _widths(b), strict=True))
-    if 1 in (max(_widths(a)), max(_widths(b))):
+    levels = tuple(min(pair) for pair in zip(a.shape, b.shape, strict=True))
+    if 1 in (max(a.shape), max(b.shape)):
         return Interval(mean, math.nan, math.nan, levels)
     random = runtime.generator_for(seed, "bootstrap")
     drawn = _drawn(a, random, draws) - _drawn(b, random, draws)
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return Interval(mean, float(low), float(high), levels)
 
 
-Tree = list  # of trees, or of numbers
-
-
-def _some(values: np.ndarray) -> Tree:
-    """Return the nested lists of what is finite."""
-    tree = _tree(np.asarray(values, float))
-    if not isinstance(tree, list):
+def _known(values: np.ndarray) -> np.ndarray:
+    """Return the values without the members of which nothing is finite."""
+    values = np.asarray(values, float)
+    is_known = np.isfinite(values)
+    if not is_known.any():
         raise UserError("no finite value came, so there is no mean to bound")
-    return tree
+    axes = range(values.ndim)
+    kept = [np.flatnonzero(is_known.any(tuple(each for each in axes if each != axis))) for axis in axes]
+    return np.where(is_known, values, math.nan)[np.ix_(*kept)]
 
 
-def _tree(values: np.ndarray) -> Tree | float | None:
-    """Return nested lists without what is missing; None where nothing is left."""
-    if values.ndim == 0:
-        return float(values) if math.isfinite(values) else None
-    kept = [each for each in map(_tree, values) if each is not None]
-    return kept or None
+def _mean(values: np.ndarray) -> float:
+    """Return the mean over the first axis of the means over the next, and so on, of what is known."""
+    return float(_weighted(values, [np.ones((size, 1)) for size in values.shape])[0])
 
 
-def _mean(tree: Tree | float) -> float:
-    return float(np.mean([_mean(each) for each in tree])) if isinstance(tree, list) else tree
+def _drawn(values: np.ndarray, random: np.random.Generator, n: int) -> np.ndarray:
+    """Return n means of members drawn with replacement, [n]; NaN where nothing known was drawn."""
+    weights = []
+    for size in values.shape:
+        picked = random.integers(size, size=(n, size))
+        counts = np.zeros((size, n))
+        np.add.at(counts, (picked, np.arange(n)[:, None]), 1)
+        weights.append(counts)
+    return _weighted(values, weights)
 
 
-def _widths(tree: Tree | float) -> tuple[int, ...]:
-    """Return the most members at each level."""
-    if not isinstance(tree, list):
-        return ()
-    below = [_widths(each) for each in tree]
-    return (len(tree), *(max(widths) for widths in zip(*below, strict=True)))
-
-
-def _drawn(tree: Tree | float, random: np.random.Generator, n: int) -> np.ndarray:
-    """Return n means of members drawn with replacement, [n]; each time a member is drawn, so are its own members."""
-    if not isinstance(tree, list):
-        return np.full(n, tree)
-    picked = random.integers(len(tree), size=(n, len(tree)))
-    means = np.empty(picked.shape)
-    for i, member in enumerate(tree):
-        is_picked = picked == i
-        means[is_picked] = _drawn(member, random, int(is_picked.sum()))
-    return means.mean(1)
+def _weighted(values: np.ndarray, weights: Sequence[np.ndarray]) -> np.ndarray:
+    """Return means [n] of means, innermost first, where the members of axis i weigh weights[i], [members, n]."""
+    means = values[..., None]
+    for weight in reversed(weights):
+        is_known = np.isfinite(means)
+        total = np.einsum("...mn,mn->...n", np.where(is_known, means, 0.0), weight)
+        count = np.einsum("...mn,mn->...n", is_known.astype(float), weight)
+        means = np.divide(total, count, out=np.full(total.shape, math.nan), where=count > 0)
+    return means
 
 
 def p_value(value: float, null: Sequence[float] | np.ndarray) -> float:

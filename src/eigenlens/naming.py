@@ -12,6 +12,7 @@ import numpy as np
 from .directions import Directions
 from .errors import UserError
 from .inference import p_value
+from .method import METHODS
 from .profile import Profile, Strengths
 from .reader import EXTRACTORS, FunctionReader, Reader, factor_of
 
@@ -29,7 +30,7 @@ MOST_PARTS = 3
 """Attributes in a joint name at most."""
 CHANCE = 0.05
 """A direction that random ones match more often than this stays unnamed; with few random ones, one that any matches."""
-_AUTOMATIC = re.compile(r"[a-z]+(?:\d*)-\d+|L\d+D\d+")
+_AUTOMATIC = re.compile(r"[a-z]+\d*-\d+|L\d+D\d+|L\d+-(?:injected|image)-\d+")
 
 
 @dataclass(frozen=True)
@@ -143,13 +144,15 @@ def propose(
 
 
 def is_automatic(name: str) -> bool:
-    """Tell whether a name is one that a method numbers its directions by.
+    """Tell whether a name is one that a method numbers its directions by, also with what `concatenate` puts before it.
 
     Example:
-        >>> is_automatic("sefa-3"), is_automatic("L2D1"), is_automatic("smile")
-        (True, True, False)
+        >>> is_automatic("sefa-3"), is_automatic("L2D1"), is_automatic("eigen-L2D1"), is_automatic("smile")
+        (True, True, True, False)
     """
-    return bool(_AUTOMATIC.fullmatch(name))
+    before, _, rest = name.partition("-")
+    is_put_before = before.isdecimal() or all(each in METHODS for each in before.split("+"))
+    return bool(_AUTOMATIC.fullmatch(name) or (is_put_before and _AUTOMATIC.fullmatch(rest)))
 
 
 def _explained(parts: Sequence[Part], p: float, chance: float) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 Methods measure strength in σ, and one σ shows little on one direction and much on another. A comparison at one strength
 therefore compares strengths before it compares directions. Four calibrations stand side by side:
 
-- `native`: 2 σ.
+- `native`: 2 σ, or the target.
 - `change`: the strength at which images change equally (`effect.image_distance`, as a share of the mean distance
   between two samples).
 - `attribute`: that at which the attribute that a direction moves most changes equally, from -s to +s, in standard
@@ -364,7 +364,7 @@ def recalibrated(directions: Directions, strengths: Strengths) -> Directions:
     """
     if directions.unit != "sigma":
         raise UserError("directions in raw units came to be recalibrated; turn them into σ first (in_sigma)")
-    if strengths.calibration == "native":
+    if strengths.calibration == "native" and strengths.target == REFERENCE:
         return directions
     units = (strengths.sigma / REFERENCE).to(directions.sigma)
     return replace(

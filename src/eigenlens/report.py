@@ -18,7 +18,7 @@ from . import images as pictures
 from . import runtime
 from .algebra import similarity
 from .compare import Comparison, address_key
-from .directions import Directions
+from .directions import Directions, shared_space
 from .effect import sample_for, traverse
 from .files import write_text
 from .generator import Generator
@@ -321,7 +321,7 @@ def _alike(found: Sequence[Found], numbers: Numbers) -> str:
     kept = [each for each in straight if each.directions.space == spaces[0]]
     if len(kept) < 2:
         return ""
-    space = kept[0].generator.space(spaces[0])
+    space = shared_space(kept[0].generator, [each.directions for each in kept])
     rows = []
     for a in kept:
         row: dict[str, Any] = {"": escape(a.fit.label)}
@@ -336,7 +336,7 @@ def _alike(found: Sequence[Found], numbers: Numbers) -> str:
             row[b.fit.label] = numbers.plain(text, f"{a.fit.label} and {b.fit.label}", command)
         rows.append(row)
     return f"""<h3>How alike are the methods?</h3>
-<p>Mean |cos| of the best matching, in the metric of the codes' covariance; in brackets what random directions give.</p>
+<p>Mean |cos| of the best matching of their vectors; in brackets what random directions give.</p>
 {table(rows, is_html=True)}"""
 
 

@@ -25,7 +25,7 @@ from .directions import Directions
 from .effect import equal_change, sample_for, traverse
 from .errors import UserError
 from .generator import Generator
-from .inference import Interval, krippendorff_alpha, nested_bootstrap
+from .inference import Interval, crossed_bootstrap, krippendorff_alpha
 from .page import asset, data, escape, page
 
 KEY_FORMAT = "eigenlens.study-key/1"
@@ -238,7 +238,7 @@ def score_study(votes: Sequence[Mapping[str, Any]], key: Mapping[str, Any], *, s
         raise UserError("no vote came; there is nothing to score")
     owners = np.array([key["items"][name]["method"] for name in names])
     columns = {method: ratings[:, owners == method] for method in dict.fromkeys(owners.tolist())}
-    methods = {m: nested_bootstrap(own, seed=seed) for m, own in columns.items() if np.isfinite(own).any()}
+    methods = {m: crossed_bootstrap(own, seed=seed) for m, own in columns.items() if np.isfinite(own).any()}
     means = {method: _row_means(own) for method, own in columns.items()}
     control = means.get(CONTROL, np.full(len(votes), math.nan))
     others = _row_means(ratings[:, owners != CONTROL])
@@ -251,7 +251,7 @@ def score_study(votes: Sequence[Mapping[str, Any]], key: Mapping[str, Any], *, s
             opinions[item["method"], item["direction"]] = (float(given.mean()), len(given))
     return StudyScore(
         methods,
-        {method: nested_bootstrap(difference, seed=seed) for method, difference in above.items()},
+        {method: crossed_bootstrap(difference, seed=seed) for method, difference in above.items()},
         opinions,
         texts,
         krippendorff_alpha(ratings) if len(votes) > 1 else math.nan,

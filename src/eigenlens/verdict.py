@@ -16,8 +16,7 @@ from . import __version__
 from .compare import Comparison, address_key
 from .files import write_text
 from .grid import ORACLE, Cell, Grid
-from .inference import Interval, nested_bootstrap
-from .metric import METRICS
+from .inference import Interval, crossed_bootstrap
 from .profile import CALIBRATIONS
 
 MIN_REPLICATES = 5
@@ -42,7 +41,7 @@ class Summary:
     calibration: str
     """At which strengths; `any` for a metric that no strength enters."""
     values: np.ndarray
-    """[networks, method seeds, code seeds], NaN where there is none."""
+    """[networks, method seeds, code seeds], NaN where there is none; one method seed where all give the same."""
     interval: Interval | None
     """Mean and interval; None where there is no number."""
     dead: float
@@ -77,8 +76,7 @@ def summarise(comparison: Comparison) -> list[Summary]:
             grid.seeds.index(fit.seed),
             grid.code_seeds.index(cell.seed),
         )
-        is_free = not getattr(METRICS[cell.metric.name], "uses_strength", True)
-        where = (fit.group, fit.label, str(cell.metric), "any" if is_free else cell.calibration)
+        where = (fit.group, fit.label, str(cell.metric), "any" if cell.is_free else cell.calibration)
         cells.setdefault(where, []).append((place, cell))
     return [_summary(where, group, grid, known, comparison.folder) for where, group in cells.items()]
 
@@ -96,6 +94,7 @@ def _summary(
     done = [(place, line) for place, line in lines if line is not None and line["status"] == "done"]
     for place, line in done:
         values[place] = line["value"]
+    values = _once(values)
     others = [line for _, line in lines if line is not None and line["status"] != "done"]
     first = done[0][1] if done else (others[0] if others else {})
     mean = lambda numbers: float(np.mean(numbers)) if numbers else math.nan  # noqa: E731
@@ -106,7 +105,7 @@ def _summary(
     return Summary(
         *where,
         values,
-        nested_bootstrap(values) if done else None,
+        crossed_bootstrap(values) if done else None,
         mean([line["dead"] for _, line in done]),
         mean([line["directions"]["k"] for _, line in done]),
         mean([chance for _, line in done if math.isfinite(chance := chance_of(line))]),
@@ -115,6 +114,13 @@ def _summary(
         commands[done[0][0] if done else cells[0][0]],
         {name: mean(numbers) for name, numbers in further.items()},
     )
+
+
+def _once(values: np.ndarray) -> np.ndarray:
+    """Return [networks, 1, codes] of [networks, method seeds, codes] where every method seed gave the same number."""
+    is_known = np.isfinite(values)
+    first = np.take_along_axis(values, is_known.argmax(1)[:, None], axis=1)
+    return first if (~is_known | (np.abs(values - first) <= 1e-9)).all() else values
 
 
 def chance_of(line: Mapping[str, Any]) -> float:
@@ -207,7 +213,7 @@ def _claim(
         if calibration in b:
             difference = a[calibration].values - b[calibration].values
             if np.isfinite(difference).any():
-                differences[calibration] = nested_bootstrap(difference)
+                differences[calibration] = crossed_bootstrap(difference)
                 paired.append(difference)
     if not paired or min(map(_replicates, paired)) < least:
         return Claim(group, metric, first, second, "too few seeds", differences)

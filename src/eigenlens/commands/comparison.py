@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -174,7 +175,8 @@ def study(
 
     Args:
         generator: a name, a folder, a file, or package.module:function.
-        directions: files of directions or names of methods, one set each; by default the generator's own.
+        directions: files of directions or names of methods, one set each, called as the file is; by default the
+            generator's own.
         out: the folder for page.html, which raters get, and key.json, which they do not.
         controls: random directions that hide among the others.
         k: directions of each set.
@@ -187,16 +189,35 @@ def study(
     """
     for name in ("page.html", "key.json"):
         refuse_existing(out / name, force=force)
+    named = _set_names(directions)
     g = machine.open(generator)
     sets = {}
-    for source in directions or (default_directions(g),):
+    for name, source in (named or _set_names([default_directions(g)])).items():
         found = most_important(find_directions(source, g, foreign=foreign), k)
-        sets[Path(source).stem if Path(source).suffix else source] = calibrate(g, found.in_sigma(g.space(found.space)))
+        sets[name] = calibrate(g, found.in_sigma(g.space(found.space)))
     space = next(iter(sets.values())).space
     drawn = METHODS["random"](n_directions=controls, law="covariance", space=space).fit(g, seed=NULL_SEED + seed)
     made = make_study(g, sets, calibrate(g, drawn), change=change, n_codes=n_codes, seed=seed)
     print(write_text(out / "page.html", made.page, force=force))
     print(write_json(out / "key.json", made.key, force=force))
+
+
+def _set_names(sources: Sequence[str]) -> dict[str, str]:
+    """Return sources of directions by the name of their set: a file's own, without its ending, or the method's.
+
+    Raises:
+        UserError: where two sets would have one name.
+    """
+    named: dict[str, str] = {}
+    for source in sources:
+        name = Path(source).stem if Path(source).suffix else source
+        if name in named:
+            raise UserError(
+                f"{named[name]} and {source} came, and both sets would be called {name!r}; "
+                "give each file a name of its own"
+            )
+        named[name] = source
+    return named
 
 
 def study_score(

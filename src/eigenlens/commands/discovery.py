@@ -12,7 +12,7 @@ from tyro.conf import Positional, UseAppendAction
 
 from .. import algebra, runtime
 from .. import images as pictures
-from ..directions import Directions, concatenate
+from ..directions import Directions, concatenate, shared_space
 from ..effect import calibrate
 from ..errors import UserError, unknown_name
 from ..exchange import export_directions
@@ -227,7 +227,7 @@ def _composed(found: Directions, text: str, generator: Generator) -> Directions:
             star = ""
         if not star:
             raise UserError(f"{term!r} is no term; write NEW=0.9*smile+0.4*age")
-    space = generator.space(found.space)
+    space = shared_space(generator, [found])
     return algebra.compose(found, weights, name, space=space).in_sigma(space)
 
 
@@ -253,7 +253,7 @@ def similarity(
     """
     g = machine.open(generator)
     sets = [find_directions(source, g, foreign=foreign, measured=False) for source in (a, b)]
-    result = algebra.similarity(*sets, space=g.space(sets[0].space))
+    result = algebra.similarity(*sets, space=shared_space(g, sets))
     pairs = [
         {a: sets[0].names[i], f"{b} ": sets[1].names[j], "|cos|": f"{float(result.cosines[i, j]):.3f}"}
         for i, j in result.pairs[:rows]
@@ -288,7 +288,7 @@ def decompose(
     """
     g = machine.open(generator)
     found, parts = (find_directions(each, g, foreign=foreign, measured=False) for each in (source, into))
-    space = g.space(found.space)
+    space = shared_space(g, [found, parts])
     found, parts = found.in_sigma(space), parts.in_sigma(space)
     result = algebra.decompose(found, into=parts, k=k, space=space)
     rows = [
@@ -332,7 +332,7 @@ def codebook(
         refuse_existing(out, force=force)
     g = machine.open(generator)
     sets = [find_directions(source, g, foreign=foreign, measured=False) for source in sources]
-    space = g.space(sets[0].space)
+    space = shared_space(g, sets)
     found = algebra.codebook([each.in_sigma(space) for each in sets], n, sparsity=sparsity, seed=seed, space=space)
     found = found.in_sigma(space)
     table = figures(found)

@@ -57,8 +57,8 @@ class GANSpace:
     it, from the same samples. A layer that is linear in the latent needs no samples: its components follow from its
     matrix and the covariance of the latent, classes left aside, as they only shift such a layer.
 
-    `importance` is the share in the variance; σ along components of w is their standard deviation; `split_half`
-    compares two disjoint halves of the samples.
+    `importance` is the share in the variance; σ along principal components of w is their standard deviation, and
+    elsewhere that of the space along the direction; `split_half` compares two disjoint halves of the samples.
 
     Source:
         GANSpace, section 2. The authors estimate the components incrementally and regress on a second set of samples.
@@ -128,7 +128,9 @@ class GANSpace:
 
     def _directions(self, found: _Found, source: _Source, generator: Generator, seed: int) -> Directions:
         vectors = fixed_signs(unit_norm(source.latent_shape(found.loadings)))
-        sigma = found.stdev if source.place is None else standard_deviation(vectors, source.space)
+        # a component that was turned varies along others too, so that its own deviation is not that along its vector
+        is_principal = source.place is None and self.rotation == "none"
+        sigma = found.stdev if is_principal else standard_deviation(vectors, source.space)
         agreed = torch.full((len(vectors),), math.nan)
         if found.halves is not None:
             agreed = matched_cosines(found.loadings, *found.halves)

@@ -246,10 +246,15 @@ def fit_ridge(rows: Tensor, score: Tensor, penalty: float | None = None) -> tupl
     unit = values.mean().clamp(min=1e-30)
     if penalty is None:
         grid = PENALTIES[:, None] * unit
-        shrunk = turned / (values + grid)  # [penalties, dim]
-        left = wanted.square().sum() - 2 * shrunk @ turned + shrunk.square() @ values
+        is_seen = values > 1e-12 * values[-1]
+        explained = torch.where(is_seen, turned.square() / values.clamp(min=1e-300), 0)  # by no penalty, [dim]
+        beyond = (wanted.square().sum() - explained.sum()).clamp(min=0)
+        left = (
+            beyond + (grid / (values + grid)).square() @ explained
+        )  # a sum, as a difference would leave rounding alone
         freedom = (values / (values + grid)).sum(1)
-        errors = left.clamp(min=0) / (1 - (freedom + 1) / n).clamp(min=1e-3).square()
+        # with fewer rows than coordinates both go to 0 together, so a larger bound would favour the weakest penalty
+        errors = left / (1 - (freedom + 1) / n).clamp(min=1e-12).square()
         penalty = float(PENALTIES[errors.argmin()])
     normal = frame @ (turned / (values + penalty * unit))
     return float(score.double().mean() - mean @ normal), normal, penalty

@@ -36,7 +36,8 @@ class PrincipalCloseness:
     n_components: int = 10
     """Leading components that are compared with."""
     strength: float = 1.0
-    """How far each way, in σ; less where limits are nearer."""
+    """How far each way, in σ; less where limits are nearer. A calibration sets what 2 σ are, so that a comparison walks
+    half of the strengths that it records."""
     name: ClassVar[str] = "principal_closeness_v1"
 
     def score(self, generator: Generator, directions: Directions, *, seed: int = 0) -> Score:

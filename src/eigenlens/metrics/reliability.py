@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,23 @@ from .features import collect, in_sigma, plain, read_samples, read_walk, spans
 
 NULL_DRAWS = 32
 """Sets of random directions behind the null of effects."""
+
+
+def method_of(directions: Directions) -> Any:
+    """Return the method that made directions, with its settings on record; what else is on record, it does without.
+
+    Raises:
+        Unsupported: where no method of the table made them, or it does not take these settings.
+    """
+    made = directions.provenance
+    if made.method not in METHODS:
+        raise Unsupported(f"directions made by {made.method or 'nobody knows what'} cannot be found again")
+    kind = METHODS[made.method]
+    known = {each.name for each in dataclasses.fields(kind)}
+    try:
+        return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in made.arguments.items() if k in known})
+    except TypeError as error:
+        raise Unsupported(f"{made.method} cannot be run again with the arguments on record: {error}") from error
 
 
 # --- over seeds of the method -----------------------------------------------------------------------------------------
@@ -50,15 +68,7 @@ class SeedStability:
         Raises:
             Unsupported: where the directions do not come from a method of the table.
         """
-        made = directions.provenance
-        if made.method not in METHODS:
-            raise Unsupported(f"directions made by {made.method or 'nobody knows what'} cannot be found again")
-        try:
-            method = METHODS[made.method](
-                **{k: tuple(v) if isinstance(v, list) else v for k, v in made.arguments.items()}
-            )
-        except TypeError as error:
-            raise Unsupported(f"{made.method} cannot be run again with the arguments on record: {error}") from error
+        made, method = directions.provenance, method_of(directions)
         kept = torch.zeros(len(directions), dtype=torch.float64)
         means, null, null_95 = [], 0.0, 0.0
         for more in range(self.n_seeds):
@@ -101,14 +111,11 @@ class GeneratorStability:
         Raises:
             Unsupported: where no other generator is given, or the directions come from no method of the table.
         """
-        made = directions.provenance
         if not self.others:
             raise Unsupported("stability over generator seeds needs generators of other seeds: others=('PATH', ...)")
-        if made.method not in METHODS:
-            raise Unsupported(f"directions made by {made.method or 'nobody knows what'} cannot be found again")
+        made, method = directions.provenance, method_of(directions)
         reader = open_reader(self.reader)
         mine = effects_of(generator, directions, reader, n=self.n, strength=self.strength, seed=seed)
-        method = METHODS[made.method](**{k: tuple(v) if isinstance(v, list) else v for k, v in made.arguments.items()})
         means, nulls = [], []
         for path in self.others:
             other = load_generator(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -33,7 +33,8 @@ class PerceptualPathLength:
 
     With a mapped space w it is `ppl2_wend`: linear in w, at the path's start, no crop. Without one it is measured in
     the prior by spherical steps, at the path's start as well. The directions play no part: it says how smooth the
-    generator is by itself. The lowest and highest 1 % are left out.
+    generator is by itself. The lowest and highest 1 % are left out. On a generator of classes both ends of a path are
+    of one class, drawn at random.
 
     Source:
         Karras, Laine and Aila, StyleGAN, CVPR 2019, section 4.1, in the variant of StyleGAN2
@@ -42,8 +43,9 @@ class PerceptualPathLength:
 
     n: int = 50_000
     """Pairs."""
-    name: ClassVar[str] = "ppl2_wend_v1"
+    name: ClassVar[str] = "ppl2_wend_v2"
     uses_strength: ClassVar[bool] = False
+    is_of_one_class: ClassVar[bool] = True
 
     def score(self, generator: Generator, directions: Directions, *, seed: int = 0) -> Score:
         """Draw pairs and compute the mean.
@@ -56,7 +58,9 @@ class PerceptualPathLength:
         found = []
         size = max(1, min(generator.batch_size, 2**18 // generator.resolution**2))
         for start, stop in runtime.progress(list(runtime.batches(self.n, size)), what="ppl", unit="batch"):
-            here, there = path_starts(generator, space, stop - start, seed=seed, start=start)
+            here, there = path_starts(
+                generator, space, stop - start, seed=seed, start=start, is_of_one_class=self.is_of_one_class
+            )
             with torch.inference_mode():
                 one, other = (extract(shrunk(generator(codes).cpu())) for codes in (here, there))
                 found.append((one - other).square().sum(1) / EPSILON**2)
@@ -80,14 +84,38 @@ class PerceptualPathLength2k(PerceptualPathLength):
 
     n: int = 2000
     """Pairs."""
-    name: ClassVar[str] = "ppl_2k_v1"
+    name: ClassVar[str] = "ppl_2k_v2"
     uses_strength: ClassVar[bool] = False
 
 
-def path_starts(generator: Generator, space: str, n: int, *, seed: int, start: int) -> tuple[Codes, Codes]:
+@dataclass(frozen=True)
+class PerceptualPathLengthV1(PerceptualPathLength):
+    """The same, except that on a generator of classes a path leads to a code of w that another class may have mapped.
+
+    Elsewhere both give one number.
+    """
+
+    name: ClassVar[str] = "ppl2_wend_v1"
+    is_of_one_class: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class PerceptualPathLength2kV1(PerceptualPathLength2k):
+    """The same from 2,000 pairs."""
+
+    name: ClassVar[str] = "ppl_2k_v1"
+    is_of_one_class: ClassVar[bool] = False
+
+
+def path_starts(
+    generator: Generator, space: str, n: int, *, seed: int, start: int, is_of_one_class: bool = True
+) -> tuple[Codes, Codes]:
     """Draw codes, and the same a ten-thousandth of the way towards others; pair i depends on (seed, i) alone."""
     label = "random" if generator.label_names else None
-    codes = generator.sample(2 * n, seed=seed, start=2 * start, space=space, label=label)
+    drawn = generator.sample(2 * n, seed=seed, start=2 * start, space=generator.prior, label=label)
+    if is_of_one_class and drawn.labels is not None:
+        drawn = replace(drawn, labels=drawn.labels[0::2].repeat_interleave(2, dim=0))
+    codes = generator.lift(drawn, space)
     here = codes[0::2]
     far = codes.latent[1::2]
     step = slerp if space == generator.prior else torch.lerp
