@@ -378,7 +378,7 @@ class Generator:
         noise: str = "stored",
         start: int = 0,
     ) -> Codes:
-        """Draw codes; code i depends on (seed, start + i) alone.
+        """Draw codes, on the CPU; code i depends on (seed, start + i) alone.
 
         Args:
             n: how many.
@@ -421,10 +421,13 @@ class Generator:
         """Map codes into a later space (z to w, w to w+).
 
         Args:
-            codes: in any space of this generator.
+            codes: in any space of this generator, on any device.
             space: the space to reach.
             truncation: 1 keeps codes as they are, 0 is the mean of w.
             cutoff: how many slots to truncate; all by default.
+
+        Returns:
+            Codes on the device of those that came.
 
         Raises:
             UserError: where no way leads there.
@@ -434,7 +437,8 @@ class Generator:
             return codes
         if codes.space.name == target.broadcast_of and truncation == 1.0:
             return codes.with_latent(codes.latent.expand(-1, target.slots, -1), target)
-        return self._lift(codes, target, truncation=truncation, cutoff=cutoff)
+        lifted = self._lift(self._here(codes), target, truncation=truncation, cutoff=cutoff)
+        return lifted.to(codes.latent.device)
 
     def __call__(self, codes: Codes) -> Tensor:
         """Turn codes into images: [batch, channels, height, width], nominally in [-1, 1], not clamped."""

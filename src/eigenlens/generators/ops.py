@@ -57,7 +57,7 @@ def mapped_moments(generator: Generator, *, n: int = MAPPED_SAMPLES) -> tuple[Te
     with torch.inference_mode():
         for start, stop in runtime.batches(n, 4096):
             codes = generator.sample(stop - start, seed=0, start=start, space=generator.prior, label=label)
-            w = generator.lift(codes.to(generator.device), "w").latent[:, 0].cpu()
+            w = generator.lift(codes, "w").latent[:, 0]
             shift = w.mean(0) if shift is None else shift  # float32 products of centred rows keep their digits
             centred = w - shift
             total = total + centred.sum(0).double()
