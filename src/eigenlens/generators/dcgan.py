@@ -30,7 +30,7 @@ from .. import runtime
 from ..codes import Codes, Part, Space
 from ..errors import UserError, unknown_name
 from ..frozen import computed_in, kept, scale_and_shift, with_norm
-from ..generator import Generator, Layer, Layout, State, StyleMatrix
+from ..generator import Generator, Layer, Layout, State, StyleMatrix, names_several_networks
 from .ops import read_into
 
 OPTIONS = (
@@ -240,13 +240,41 @@ class DCGANNetwork(nn.Module):
 
 
 def _not_plain(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Name the modules of a file that are no plain layers."""
+    """Name the modules of a file that are no plain layers, or the networks where there are several."""
     modules = _modules(tensors)
+    if networks := _networks(modules):
+        return [f"one network alone in place of {', '.join(networks)}: save the generator's state_dict by itself"]
     foreign = [key for key, leaves in modules.items() if _kind_of(leaves) is None]
     layers = [leaves for leaves in modules.values() if _kind_of(leaves) in ("linear", "convolution")]
     if len(layers) < 2:
         foreign.append("the rest")
     return [f"a plain layer (Linear, ConvTranspose2d, Conv2d, BatchNorm) in place of {key!r}" for key in foreign]
+
+
+def _networks(modules: Mapping[str, Mapping[str, Tensor]]) -> list[str]:
+    """Return the names of the networks that a file holds where these are several, which may follow each other as one.
+
+    Their names tell it, or an image between two of them.
+    """
+    pieces = [key.split(".") for key in modules]
+    depth = 0
+    while len({path[depth] for path in pieces if len(path) > depth}) == 1 and all(len(p) > depth + 1 for p in pieces):
+        depth += 1
+    layers: dict[str, list[Tensor]] = {}
+    for path, leaves in zip(pieces, modules.values(), strict=True):
+        if _kind_of(leaves) in ("linear", "convolution"):
+            layers.setdefault(path[depth], []).append(leaves["weight"])
+    names = list(layers)
+    ends_in_image = any(
+        len(layers[one]) > 1 and len(layers[other]) > 1 and _channels(layers[one][-1]) & _channels(layers[other][0])
+        for one, other in itertools.pairwise(names)
+    )
+    return names if ends_in_image or names_several_networks(names) else []
+
+
+def _channels(weight: Tensor) -> set[int]:
+    """Return which numbers of channels of an image a convolution may take or give."""
+    return {1, 3} & set(weight.shape[:2]) if weight.ndim == 4 else set()
 
 
 class DCGAN(Generator):

@@ -1,0 +1,116 @@
+"""Where in a file or folder the generator is found, whatever stands beside it or wraps it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from eigenlens import UserError, load_generator
+from eigenlens.generator import Generator, names_several_networks
+
+
+def opened(content: Mapping[str, Any], path: Path) -> Generator:
+    torch.save(content, path)
+    return load_generator(path, device="cpu")
+
+
+def maker(seed: int = 0) -> nn.Module:
+    """Make a small DCGAN of 32 px, whose weights hang on the seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.ConvTranspose2d(12, 16, 4), nn.BatchNorm2d(16), nn.ReLU(),
+            nn.ConvTranspose2d(16, 8, 4, 2, 1), nn.BatchNorm2d(8), nn.ReLU(),
+            nn.ConvTranspose2d(8, 4, 4, 2, 1), nn.BatchNorm2d(4), nn.ReLU(),
+            nn.ConvTranspose2d(4, 3, 4, 2, 1), nn.Tanh(),
+        ).eval()  # fmt: skip
+
+
+def judge() -> nn.Module:
+    """Make a discriminator that takes the maker's images."""
+    return nn.Sequential(nn.Conv2d(3, 8, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(8, 1, 4))
+
+
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{key}": value for key, value in tensors.items()}
+
+
+# --- several networks in one file -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("one", "other"), [("generator", "discriminator"), ("G", "D"), ("netG", "critic")])
+@pytest.mark.parametrize("entry", ["state_dict", None])
+def test_a_generator_is_found_among_the_networks_of_one_module(
+    one: str, other: str, entry: str | None, tmp_path: Path
+) -> None:
+    alone = opened(maker().state_dict(), tmp_path / "alone.pt")
+    flat = {**under(one, maker().state_dict()), **under(other, judge().state_dict())}
+    found = opened({"epoch": 3, entry: flat} if entry else flat, tmp_path / "lightning.ckpt")
+    assert found.origin.entry == one
+    assert len(found.layers) == 4
+    assert found.weight_hash == alone.weight_hash
+
+
+def test_the_averaged_of_two_generators_is_taken_in_flat_files_too(tmp_path: Path) -> None:
+    averaged = opened(maker(1).state_dict(), tmp_path / "averaged.pt")
+    flat = {**under("g", maker().state_dict()), **under("g_ema", maker(1).state_dict())}
+    assert opened(flat, tmp_path / "both.pt").weight_hash == averaged.weight_hash
+
+
+@pytest.mark.parametrize("names", [("gen_weights", "disc_weights"), ("first", "second")])
+def test_networks_under_unknown_names_are_refused_instead_of_chained(names: tuple[str, str], tmp_path: Path) -> None:
+    content = dict(zip(names, (maker().state_dict(), judge().state_dict()), strict=True))
+    with pytest.raises(UserError, match=f"one network alone in place of {', '.join(names)}: save the generator's"):
+        opened(content, tmp_path / "both.pt")
+
+
+def test_a_part_called_generator_is_no_network_of_its_own(tmp_path: Path) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(5, 12)
+            self.generator = maker()
+
+    assert len(opened(Net().state_dict(), tmp_path / "net.pt").layers) == 5
+
+
+def test_names_of_several_networks() -> None:
+    for names in (["G", "D"], ["generator", "discriminator", "fid"], ["g", "g_ema"], ["netG", "netD"], ["x", "dis"]):
+        assert names_several_networks(names), names
+    for names in (["generator"], ["D"], ["fc", "gen"], ["gen_block1", "gen_block2"], ["d1", "d2"], ["main", "deconv"]):
+        assert not names_several_networks(names), names
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+FILES = (
+    "nv_sg3t_64.pkl", "nv_sg2ada_64_fp16.pkl", "rosinality_sg1_64.model", "rosinality_sg2_64.pt", "ganzoo_pgan_64.pt",
+    "genforce_pggan_64.pth", "genforce_sg1_64.pth", "genforce_sg2_64.pth", "eigengan_port_64.pt",
+    "lucidrains_sg2_64.pt", "ajbrock_biggandeep_64.pth",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_folder_with_one_file_is_that_file(reference: Path, name: str, tmp_path: Path) -> None:
+    file = reference / "goldens" / name
+    shutil.copy(file, tmp_path)
+    (tmp_path / "README.md").write_text("a model card")
+    alone, within = load_generator(file, device="cpu"), load_generator(tmp_path, device="cpu")
+    assert within.origin.container == "folder"
+    assert (within.family, within.origin.layout) == (alone.family, alone.origin.layout)
+    assert within.config == alone.config
+    assert within.weight_hash == alone.weight_hash
+
+
+def test_a_folder_with_generator_and_discriminator_gives_the_generator(tmp_path: Path) -> None:
+    alone = opened(maker().state_dict(), tmp_path / "alone.pt")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    torch.save({"generator": maker().state_dict(), "discriminator": judge().state_dict()}, folder / "both.pt")
+    assert load_generator(folder, device="cpu").weight_hash == alone.weight_hash
