@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from eigenlens import UserError, load_generator
 from eigenlens.generator import Generator, names_several_networks
@@ -114,3 +115,21 @@ def test_a_folder_with_generator_and_discriminator_gives_the_generator(tmp_path:
     folder.mkdir()
     torch.save({"generator": maker().state_dict(), "discriminator": judge().state_dict()}, folder / "both.pt")
     assert load_generator(folder, device="cpu").weight_hash == alone.weight_hash
+
+
+# --- wrappers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrapper", ["average", "compiled", "compiled average", "average of data-parallel training"])
+def test_the_averaged_copy_is_taken_however_it_is_wrapped(wrapper: str, tmp_path: Path) -> None:
+    averaged = opened(maker(1).state_dict(), tmp_path / "averaged.pt")
+    wrapped = AveragedModel(maker(1)).state_dict()
+    if wrapper == "compiled":
+        wrapped = under("_orig_mod", maker(1).state_dict())
+    elif wrapper == "compiled average":
+        wrapped = under("_orig_mod", wrapped)
+    elif wrapper == "average of data-parallel training":
+        wrapped = AveragedModel(nn.DataParallel(maker(1))).state_dict()
+    found = opened({"g": maker().state_dict(), "g_ema": wrapped}, tmp_path / "both.pt")
+    assert found.origin.entry == "g_ema"
+    assert found.weight_hash == averaged.weight_hash

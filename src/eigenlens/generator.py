@@ -930,9 +930,13 @@ def _entries(views: Sequence[Checkpoint], names: Sequence[str]) -> list[tuple[Ch
 
 
 def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Drop the `module.` that data-parallel training puts before every key."""
-    while tensors and all(key.startswith("module.") for key in tensors):
-        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
+    """Drop what wrappers add: `module.` of data-parallel training, `_orig_mod.` of compilation, an average's count."""
+    prefix: str | None = ""
+    while prefix is not None:
+        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+        tensors.pop("n_averaged", None)  # torch.optim.swa_utils.AveragedModel
+        wrappers = ("module.", "_orig_mod.") if tensors else ()
+        prefix = next((each for each in wrappers if all(key.startswith(each) for key in tensors)), None)
     return tensors
 
 
