@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from eigenlens import UserError, load_generator
+from eigenlens.checkpoint import read_checkpoint
 from eigenlens.generator import Generator, names_several_networks
 
 
@@ -133,3 +136,40 @@ def test_the_averaged_copy_is_taken_however_it_is_wrapped(wrapper: str, tmp_path
     found = opened({"g": maker().state_dict(), "g_ema": wrapped}, tmp_path / "both.pt")
     assert found.origin.entry == "g_ema"
     assert found.weight_hash == averaged.weight_hash
+
+
+# --- formats that keep no order ---------------------------------------------------------------------------------------
+
+
+def test_safetensors_come_in_the_order_of_their_numbers_in_every_process(tmp_path: Path) -> None:
+    layers = [f"main.{number}" for number in range(12)]
+    keys = [f"{layer}.{leaf}" for layer in layers for leaf in ("bias", "weight")]
+    shuffled = sorted(keys, key=lambda key: hash((key, "any order")))
+    save_file(
+        {key: torch.ones(2, dtype=torch.float16 if "3" in key else None) for key in shuffled},
+        tmp_path / "a.safetensors",
+    )
+    assert list(read_checkpoint(tmp_path / "a.safetensors").content) == keys
+
+
+def test_a_stack_in_safetensors_opens_as_from_torch(tmp_path: Path) -> None:
+    net = nn.Sequential(*(nn.Identity() for _ in range(3)), *maker())  # the last layer has a number of two digits
+    alone = opened(net.state_dict(), tmp_path / "net.pt")
+    save_file(net.state_dict(), tmp_path / "net.safetensors")
+    assert load_generator(tmp_path / "net.safetensors", device="cpu").weight_hash == alone.weight_hash
+
+
+def test_a_stack_whose_names_tell_no_order_asks_for_another_format(tmp_path: Path) -> None:
+    net = nn.Sequential(OrderedDict(zip(("fc", "up", "deconv", "image"), maker()[::3], strict=True)))
+    opened(net.state_dict(), tmp_path / "net.pt")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for path in (tmp_path / "net.safetensors", folder / "model.safetensors"):
+        save_file(net.state_dict(), path)
+    for path in (tmp_path / "net.safetensors", folder):
+        with pytest.raises(UserError, match="This format keeps no order of layers, and their names tell none"):
+            load_generator(path, device="cpu")
+    net = nn.Sequential(nn.Conv2d(3, 8, 4, 2, 1), nn.Conv2d(8, 1, 4))
+    with pytest.raises(UserError) as raised:
+        opened(net.state_dict(), tmp_path / "judge.pt")
+    assert "keeps no order" not in str(raised.value)

@@ -337,7 +337,7 @@ class DCGAN(Generator):
             options = {key: numbers[key](value) if key in numbers else value for key, value in options.items()}
         except ValueError as error:
             raise UserError(f"the options {dict(options)} cannot be read: {error}; give numbers") from error
-        found = read_stack(tensors, options, name=str(about.get("name")))
+        found = read_stack(tensors, options, name=str(about.get("name")), is_ordered=checkpoint.is_ordered)
         config = DCGANConfig(
             tuple(layer.step for layer in found),
             output=str(options.get("output", "tanh")),
@@ -442,8 +442,16 @@ def _norm_of(norm: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
     }
 
 
-def read_stack(tensors: Mapping[str, Tensor], options: Mapping[str, Any], *, name: str) -> list[_Found]:
+def read_stack(
+    tensors: Mapping[str, Tensor], options: Mapping[str, Any], *, name: str, is_ordered: bool = True
+) -> list[_Found]:
     """Infer kinds, norms, geometry and activations of a plain stack.
+
+    Args:
+        tensors: by key, in the order in which the layers run.
+        options: those of this module's text.
+        name: what errors call the stack.
+        is_ordered: whether the order is that of the author, and not that of the names.
 
     Raises:
         UserError: where channels do not follow each other, or no usual resolution is reached; it names the options.
@@ -455,10 +463,13 @@ def read_stack(tensors: Mapping[str, Tensor], options: Mapping[str, Any], *, nam
     readings = list(itertools.islice(_readings(layers), MAX_READINGS))
     if not readings:
         shapes = ", ".join(f"{layer.key} {list(layer.leaves['weight'].shape)}" for layer in layers[:8])
+        lost = (
+            "This format keeps no order of layers, and their names tell none: open the network's .pt if there is one. "
+        )
         raise UserError(
             f"{name}: the layers do not follow each other as those of a generator from z to an image of 1 or 3 "
-            f"channels: {shapes}. A discriminator, an encoder or a network with labels or branches cannot be read so; "
-            "build it in Python and wrap it: eigenlens.from_module(module, latent_dim=...)"
+            f"channels: {shapes}. {'' if is_ordered else lost}A discriminator, an encoder or a network with labels or "
+            "branches cannot be read so; build it in Python and wrap it: eigenlens.from_module(module, latent_dim=...)"
         )
     solved: list[tuple[float, tuple[Step, ...], list[dict[str, Tensor] | None]]] = []
     for kinds in readings:
