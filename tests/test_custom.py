@@ -93,6 +93,28 @@ def test_a_wrapped_network_gives_its_own_images_and_features(name: str) -> None:
     assert all(not parameter.requires_grad for parameter in net.parameters())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("name", NETS)
+def test_a_network_of_any_precision_takes_our_codes(name: str, dtype: torch.dtype) -> None:
+    make, arguments, _ = NETS[name]
+    exact, g = from_module(seeded(make), **arguments), from_module(seeded(make).to(dtype), **arguments)
+    codes = g.sample(3, seed=2)
+    assert codes.latent.dtype == torch.float32
+    images = g(codes)
+    assert images.dtype == torch.float32
+    assert torch.allclose(images, exact(codes), atol=0.03)
+    for layer in g.layers:
+        assert torch.equal(g.finish(codes, g.start(codes, layer.name)), images)
+        assert g.features(codes, layer.name).dtype == torch.float32
+    for layer, matrix in g.style_matrices().items():
+        assert matrix.weight.dtype == torch.float32
+        assert torch.allclose(matrix.weight, exact.style_matrices()[layer].weight, atol=0.01)
+    assert METHODS["sefa"](n_directions=2).fit(g).vectors.dtype == torch.float32
+    codes.latent.requires_grad_()
+    g(codes).sum().backward()
+    assert codes.latent.grad is not None
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_a_state_serves_many_times_and_holds_what_was_run(name: str) -> None:
     _, g = net_and_generator(name)
