@@ -52,6 +52,13 @@ class Branched(nn.Module):
         return torch.tanh(self.last(h + self.act(self.second(h))))
 
 
+class Centred(nn.Module):
+    """Take the mean of the batch off every image."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images - images.mean(0)
+
+
 def chain() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 48), nn.ReLU(inplace=True), nn.Unflatten(1, (3, 4, 4)), nn.Tanh())
 
@@ -113,6 +120,19 @@ def test_a_network_of_any_precision_takes_our_codes(name: str, dtype: torch.dtyp
     codes.latent.requires_grad_()
     g(codes).sum().backward()
     assert codes.latent.grad is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_roundings_of_a_coarse_network_are_no_meeting_of_codes(dtype: torch.dtype) -> None:
+    def net() -> nn.Module:
+        hidden = [nn.Linear(128, 512), nn.ReLU(), nn.Linear(512, 1024), nn.ReLU()]
+        return nn.Sequential(*hidden, nn.Linear(1024, 3072), nn.Unflatten(1, (3, 32, 32))).to(dtype)
+
+    for seed in range(4):
+        assert from_module(seeded(net, seed), latent_dim=128).resolution == 32
+    meeting = nn.Sequential(seeded(net), Centred())
+    with pytest.raises(UserError, match="the codes of a batch meet"):
+        from_module(meeting, latent_dim=128)
 
 
 @pytest.mark.parametrize("name", NETS)

@@ -30,6 +30,7 @@ LINEAR = (
     nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
 )  # fmt: skip
 TOLERANCE = 1e-3  # of an image's spread, for what should be the same image
+ROUNDINGS = 16  # of the network's own precision, which an image may be off as well: batches are summed in other orders
 
 
 def from_module(
@@ -351,7 +352,8 @@ def _check_purity(module: nn.Module, codes: Tensor, images: Tensor, name: str) -
     """Raise UserError unless the same code is the same image, again and in a batch of its own."""
     with torch.no_grad():
         again, alone = module(codes), module(codes[:1])
-    bound = TOLERANCE * float(images.std().clamp(min=1e-6))
+    share = max(TOLERANCE, ROUNDINGS * torch.finfo(codes.dtype).eps)
+    bound = share * float(images.float().std().clamp(min=1e-6))
     if (again - images).abs().max() > bound:
         raise UserError(
             f"{name} gives another image for the same code each time: it draws noise in its forward; fix that noise "
