@@ -149,6 +149,23 @@ def test_bf16_is_near_and_leaves_no_trace(tiny: Tiny, family: str) -> None:
     assert torch.equal(g(codes), exact)
 
 
+@pytest.mark.parametrize("family", [name for name in TINY if issubclass(GENERATORS[name], StyleBased)])
+def test_codes_mapped_in_bf16_are_float32_and_those_of_float32(tiny: Tiny, family: str) -> None:
+    g = tiny(family)
+    drawn = g.sample(2, seed=20 + len(family), space="z", label=label_for(g))  # not yet remembered
+    g.precision = "bf16"
+    try:
+        g(drawn)
+        with torch.autocast("cpu", torch.bfloat16):
+            mapped = g.lift(drawn, "w").latent
+    finally:
+        g.precision = "fp32"
+    assert mapped.dtype == torch.float32
+    assert torch.equal(g.lift(drawn, "w").latent, mapped)
+    mapping = g.network.mapping
+    assert torch.equal(mapped[:, 0], mapping(drawn.latent[:, 0], drawn.labels))  # type: ignore[operator]
+
+
 @pytest.mark.parametrize("family", TINY)
 def test_codes_that_differ_otherwise_share_nothing(tiny: Tiny, family: str) -> None:
     g = tiny(family)

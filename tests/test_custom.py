@@ -52,6 +52,13 @@ class Branched(nn.Module):
         return torch.tanh(self.last(h + self.act(self.second(h))))
 
 
+class Centred(nn.Module):
+    """Take the mean of the batch off every image."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images - images.mean(0)
+
+
 def chain() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 48), nn.ReLU(inplace=True), nn.Unflatten(1, (3, 4, 4)), nn.Tanh())
 
@@ -91,6 +98,41 @@ def test_a_wrapped_network_gives_its_own_images_and_features(name: str) -> None:
         hook.remove()
         assert torch.equal(g.features(codes, layer.name), kept[0]), layer.name
     assert all(not parameter.requires_grad for parameter in net.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("name", NETS)
+def test_a_network_of_any_precision_takes_our_codes(name: str, dtype: torch.dtype) -> None:
+    make, arguments, _ = NETS[name]
+    exact, g = from_module(seeded(make), **arguments), from_module(seeded(make).to(dtype), **arguments)
+    codes = g.sample(3, seed=2)
+    assert codes.latent.dtype == torch.float32
+    images = g(codes)
+    assert images.dtype == torch.float32
+    assert torch.allclose(images, exact(codes), atol=0.03)
+    for layer in g.layers:
+        assert torch.equal(g.finish(codes, g.start(codes, layer.name)), images)
+        assert g.features(codes, layer.name).dtype == torch.float32
+    for layer, matrix in g.style_matrices().items():
+        assert matrix.weight.dtype == torch.float32
+        assert torch.allclose(matrix.weight, exact.style_matrices()[layer].weight, atol=0.01)
+    assert METHODS["sefa"](n_directions=2).fit(g).vectors.dtype == torch.float32
+    codes.latent.requires_grad_()
+    g(codes).sum().backward()
+    assert codes.latent.grad is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_roundings_of_a_coarse_network_are_no_meeting_of_codes(dtype: torch.dtype) -> None:
+    def net() -> nn.Module:
+        hidden = [nn.Linear(128, 512), nn.ReLU(), nn.Linear(512, 1024), nn.ReLU()]
+        return nn.Sequential(*hidden, nn.Linear(1024, 3072), nn.Unflatten(1, (3, 32, 32))).to(dtype)
+
+    for seed in range(4):
+        assert from_module(seeded(net, seed), latent_dim=128).resolution == 32
+    meeting = nn.Sequential(seeded(net), Centred())
+    with pytest.raises(UserError, match="the codes of a batch meet"):
+        from_module(meeting, latent_dim=128)
 
 
 @pytest.mark.parametrize("name", NETS)

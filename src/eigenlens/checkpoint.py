@@ -80,6 +80,8 @@ class Checkpoint:
     """The settings in the JSON file that belongs to it by a known rule of naming; empty where there is none."""
     metadata: dict[str, str] = field(default_factory=dict)
     """The text entries in the header of a safetensors file."""
+    is_ordered: bool = True
+    """Whether its keys stand as their author made them; a safetensors file keeps no order, and has them by name."""
 
     def entry(self, *names: str) -> tuple[str, Any] | None:
         """Return the first of `names` that the content has at its top level, with its value; None where it has none."""
@@ -192,7 +194,8 @@ def _read_file(path: Path) -> Checkpoint:
         names[path.with_suffix(".bin").name] = weights
         tree = _read_network(data, weights)
     content = tree if isinstance(tree, dict) and not isinstance(tree, PersistentModule | TFNetwork) else {"": tree}
-    return Checkpoint(path, container, content, _sha256(names), _sidecar(path), metadata)
+    is_ordered = container != "safetensors"
+    return Checkpoint(path, container, content, _sha256(names), _sidecar(path), metadata, is_ordered)
 
 
 def _bytes_of(path: Path, limit: int | None = None) -> bytes:
@@ -462,7 +465,10 @@ _SAFE_BYTES = {
 
 
 def _read_safetensors(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Check the header, then let the library read the tensors."""
+    """Check the header, then let the library read the tensors, in the order of their names with numbers as numbers.
+
+    The library gives them in another order in every process, and the file has them by type and name.
+    """
     length = int.from_bytes(data[:8], "little")
     if length > _MAX_HEADER:
         raise Malformed(f"its header has {length:,} bytes")
@@ -475,9 +481,16 @@ def _read_safetensors(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
         if not _is_safe_entry(entry, numbers):
             raise Malformed(f"its header describes {shown(name)} in a way that its numbers do not match")
     try:
-        return load_safetensors(data), metadata
+        tensors = load_safetensors(data)
+        return {name: tensors[name] for name in sorted(tensors, key=_by_name)}, metadata
     except Exception as error:  # the library raises its own kind, which it does not export for good
         raise Malformed(f"safetensors refuses it: {shown(str(error), 160)}") from error
+
+
+def _by_name(name: str) -> tuple[list[tuple[int, str]], str]:
+    """Return what sorts names as people do: `blocks.2` before `blocks.10`."""
+    pieces = [piece.lstrip("0") if number % 2 else piece for number, piece in enumerate(re.split("([0-9]+)", name))]
+    return [(len(piece) if number % 2 else 0, piece) for number, piece in enumerate(pieces)], name
 
 
 def _is_safe_entry(entry: Any, numbers: int) -> bool:
@@ -659,7 +672,8 @@ def _read_folder(path: Path) -> Checkpoint:
     digests = {name: part.sha256.encode() for name, part in parts.items()}
     digests |= {name: files[name].read_bytes() for name in settings}
     metadata = parts[chosen].metadata if chosen else {}
-    return Checkpoint(path, "folder", content, _sha256(digests), config_value or arguments, metadata)
+    is_ordered = all(part.is_ordered for part in parts.values())
+    return Checkpoint(path, "folder", content, _sha256(digests), config_value or arguments, metadata, is_ordered)
 
 
 def _weights_in(path: Path, files: dict[str, Path]) -> str | None:

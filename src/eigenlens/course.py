@@ -204,7 +204,7 @@ class Course:
         readings = list(self.kept.values())
         with torch.inference_mode(False), torch.enable_grad():
             latent = codes.latent.clone().requires_grad_()
-            scores = [self._scores(codes.with_latent(latent), [each])[0, 0] for each in readings]
+            scores = [self._scores(codes.with_latent(latent), [each])[0, 0].to(latent.device) for each in readings]
             if all(each.requires_grad for each in scores):
                 self.how = "gradients"
                 slopes = torch.stack([torch.autograd.grad(each, latent)[0][0] for each in scores])

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +25,9 @@ from .errors import Unsupported, UserError, unknown_name
 from .files import header_of
 from .registry import Registry
 from .repository import Repository
+
+if TYPE_CHECKING:
+    from .checkpoint import Checkpoint
 
 GENERATORS = Registry(
     "family of generators",
@@ -378,7 +383,7 @@ class Generator:
         noise: str = "stored",
         start: int = 0,
     ) -> Codes:
-        """Draw codes; code i depends on (seed, start + i) alone.
+        """Draw codes, on the CPU; code i depends on (seed, start + i) alone.
 
         Args:
             n: how many.
@@ -421,10 +426,13 @@ class Generator:
         """Map codes into a later space (z to w, w to w+).
 
         Args:
-            codes: in any space of this generator.
+            codes: in any space of this generator, on any device.
             space: the space to reach.
             truncation: 1 keeps codes as they are, 0 is the mean of w.
             cutoff: how many slots to truncate; all by default.
+
+        Returns:
+            Codes on the device of those that came.
 
         Raises:
             UserError: where no way leads there.
@@ -434,7 +442,8 @@ class Generator:
             return codes
         if codes.space.name == target.broadcast_of and truncation == 1.0:
             return codes.with_latent(codes.latent.expand(-1, target.slots, -1), target)
-        return self._lift(codes, target, truncation=truncation, cutoff=cutoff)
+        lifted = self._lift(self._here(codes), target, truncation=truncation, cutoff=cutoff)
+        return lifted.to(codes.latent.device)
 
     def __call__(self, codes: Codes) -> Tensor:
         """Turn codes into images: [batch, channels, height, width], nominally in [-1, 1], not clamped."""
@@ -846,16 +855,17 @@ def _open_foreign(path: Path, *, name: str, options: Mapping[str, Any]) -> Gener
     from .checkpoint import read_checkpoint, state_dict
 
     checkpoint = read_checkpoint(path)
+    views = [replace(checkpoint, content=content) for content in _views(checkpoint)]
     nearest: tuple[float, str, list[str]] = (0.0, "", [])
     for family in GENERATORS:
         for layout in GENERATORS[family].layouts:
-            for entry, tree in _entries(checkpoint.content, layout.entries):
+            for view, entry, tree in _entries(views, layout.entries):
                 tensors = _without_prefix(state_dict(tree))
                 missing = layout.missing(tensors)
                 if tensors and not missing:
                     origin = Origin(str(path), layout.name, entry, checkpoint.container, checkpoint.sha256)
                     return GENERATORS[family].from_foreign(
-                        layout.name, tensors, checkpoint, options, name=name, origin=origin
+                        layout.name, tensors, view, options, name=name, origin=origin
                     )
                 share = 1.0 / (1 + len(missing))
                 if tensors and share > nearest[0]:
@@ -867,22 +877,66 @@ def _open_foreign(path: Path, *, name: str, options: Mapping[str, Any]) -> Gener
     )
 
 
-def _entries(content: Any, names: Sequence[str]) -> list[tuple[str, Any]]:
-    """Return the subtrees that stand under `names` (dotted paths; `""` is all), in that order."""
+def _views(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    """Return what the entries of a layout may be looked for in, the file itself before what lies deeper.
+
+    A folder's own weights come first of all. Trainers that hold several networks in one module (Lightning) write them
+    under one name, with a first piece of every key for each: there every network gets an entry.
+    """
+    weights = checkpoint.content.get("weights") if checkpoint.container == "folder" else None
+    views = [weights] if isinstance(weights, dict) else []
+    views.append(checkpoint.content)
+    views += [inner for view in views for name in ("state_dict", "model") if isinstance(inner := view.get(name), dict)]
+    return views + [parted for view in views if len(parted := _parted(view)) > 1]
+
+
+def _parted(tree: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
+    """Part flat keys by their first piece, where these pieces name several networks; else return nothing."""
+    flat = _without_prefix({key: value for key, value in tree.items() if isinstance(value, Tensor)})
+    parted: dict[str, dict[str, Tensor]] = {}
+    for key, value in flat.items():
+        network, _, rest = key.partition(".")
+        parted.setdefault(network, {})[rest] = value
+    return parted if names_several_networks(parted) else {}
+
+
+_COPY = r"(_?(ema|running|smooth|state_dict|weights|model|net))?"
+_JUDGE = re.compile(rf"(net_?)?d{_COPY}|dis|disc.*|critic.*", re.IGNORECASE)
+_MAKER = re.compile(rf"(net_?)?(g|gen|generator){_COPY}", re.IGNORECASE)
+
+
+def names_several_networks(names: Iterable[str]) -> bool:
+    """Tell whether these names are those of several networks: a discriminator among others, or two generators.
+
+    Example:
+        >>> names_several_networks(["generator", "discriminator"]), names_several_networks(["fc", "generator"])
+        (True, False)
+    """
+    names = set(names)
+    has_judge = any(_JUDGE.fullmatch(name) for name in names)
+    return (has_judge and len(names) > 1) or sum(_MAKER.fullmatch(name) is not None for name in names) > 1
+
+
+def _entries(views: Sequence[Checkpoint], names: Sequence[str]) -> list[tuple[Checkpoint, str, Any]]:
+    """Return the subtrees of each view that stand under `names` (dotted paths; `""` is all), in that order."""
     found = []
-    for name in names:
-        tree = content
+    for view, name in itertools.product(views, names):
+        tree: Any = view.content
         for piece in name.split(".") if name else []:
             tree = tree.get(piece) if isinstance(tree, Mapping) else None
         if isinstance(tree, Mapping):
-            found.append((name, tree))
+            found.append((view, name, tree))
     return found
 
 
 def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Drop the `module.` that data-parallel training puts before every key."""
-    while tensors and all(key.startswith("module.") for key in tensors):
-        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
+    """Drop what wrappers add: `module.` of data-parallel training, `_orig_mod.` of compilation, an average's count."""
+    prefix: str | None = ""
+    while prefix is not None:
+        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+        tensors.pop("n_averaged", None)  # torch.optim.swa_utils.AveragedModel
+        wrappers = ("module.", "_orig_mod.") if tensors else ()
+        prefix = next((each for each in wrappers if all(key.startswith(each) for key in tensors)), None)
     return tensors
 
 

@@ -30,6 +30,7 @@ LINEAR = (
     nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
 )  # fmt: skip
 TOLERANCE = 1e-3  # of an image's spread, for what should be the same image
+ROUNDINGS = 16  # of the network's own precision, which an image may be off as well: batches are summed in other orders
 
 
 def from_module(
@@ -46,7 +47,8 @@ def from_module(
     The module itself is used, not a copy: it is set to evaluation and its weights are frozen.
 
     Args:
-        module: called with codes [batch, *latent_shape], it returns images [batch, 1 or 3, size, size].
+        module: called with codes [batch, *latent_shape] in the precision of its weights, it returns images [batch, 1 or
+            3, size, size]. Our own codes, images and features are float32 all the same.
         latent_dim: length of a code.
         latent_shape: what the module takes for one code, such as `(64,)`, `(64, 1, 1)` or `(4, 8, 8)`; by default
             the first two are tried.
@@ -212,6 +214,7 @@ class Custom(Generator):
         _check_purity(module, codes, images, name)
         chain = _chain(module, calls, codes, images)
         self.latent_shape, self.law, self.output_range = latent_shape, law, output_range
+        self._module_dtype = codes.dtype
         self._links = _links(*chain) if chain else []
         taken = [call.given for call in calls if chain and call.name == chain[0] and call.given is not None]
         self._given_shape = taken[0].shape[1:] if taken else torch.Size(latent_shape)
@@ -257,7 +260,7 @@ class Custom(Generator):
         return (2 * torch.from_numpy(rows)[:, None] - 1) * truncation
 
     def _inputs(self, codes: Codes) -> Tensor:
-        return codes.latent[:, 0].reshape(-1, *self.latent_shape)
+        return codes.latent[:, 0].reshape(-1, *self.latent_shape).to(self._module_dtype)
 
     def _run(self, codes: Codes, state: State, stop: int) -> State:
         if stop <= state.next:
@@ -300,7 +303,7 @@ class Custom(Generator):
             self.finish(codes, State())
         finally:
             hook.remove()
-        return kept[0]
+        return kept[0].float()
 
     def style_matrices(self, layers: str = "all") -> dict[str, StyleMatrix]:
         """Return the matrix of each linear layer that takes the code itself, [numbers that it gives, dim].
@@ -318,10 +321,10 @@ class Custom(Generator):
         for name in self._feeding:
             module = self.network.get_submodule(name)
             shape = self._input_shapes()[name]
-            basis = torch.eye(part.stop, device=self.device).reshape(-1, *shape)
+            basis = torch.eye(part.stop, dtype=self._module_dtype, device=self.device).reshape(-1, *shape)
             with torch.inference_mode():
                 columns = (module(basis) - module(torch.zeros_like(basis[:1]))).flatten(1)  # [dim, out]
-            matrices[name] = StyleMatrix(columns.T.clone(), part)
+            matrices[name] = StyleMatrix(columns.T.float().clone(), part)
         return matrices
 
     def _input_shapes(self) -> dict[str, torch.Size]:
@@ -349,7 +352,8 @@ def _check_purity(module: nn.Module, codes: Tensor, images: Tensor, name: str) -
     """Raise UserError unless the same code is the same image, again and in a batch of its own."""
     with torch.no_grad():
         again, alone = module(codes), module(codes[:1])
-    bound = TOLERANCE * float(images.std().clamp(min=1e-6))
+    share = max(TOLERANCE, ROUNDINGS * torch.finfo(codes.dtype).eps)
+    bound = share * float(images.float().std().clamp(min=1e-6))
     if (again - images).abs().max() > bound:
         raise UserError(
             f"{name} gives another image for the same code each time: it draws noise in its forward; fix that noise "

@@ -30,7 +30,7 @@ from .. import runtime
 from ..codes import Codes, Part, Space
 from ..errors import UserError, unknown_name
 from ..frozen import computed_in, kept, scale_and_shift, with_norm
-from ..generator import Generator, Layer, Layout, State, StyleMatrix
+from ..generator import Generator, Layer, Layout, State, StyleMatrix, names_several_networks
 from .ops import read_into
 
 OPTIONS = (
@@ -240,13 +240,41 @@ class DCGANNetwork(nn.Module):
 
 
 def _not_plain(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Name the modules of a file that are no plain layers."""
+    """Name the modules of a file that are no plain layers, or the networks where there are several."""
     modules = _modules(tensors)
+    if networks := _networks(modules):
+        return [f"one network alone in place of {', '.join(networks)}: save the generator's state_dict by itself"]
     foreign = [key for key, leaves in modules.items() if _kind_of(leaves) is None]
     layers = [leaves for leaves in modules.values() if _kind_of(leaves) in ("linear", "convolution")]
     if len(layers) < 2:
         foreign.append("the rest")
     return [f"a plain layer (Linear, ConvTranspose2d, Conv2d, BatchNorm) in place of {key!r}" for key in foreign]
+
+
+def _networks(modules: Mapping[str, Mapping[str, Tensor]]) -> list[str]:
+    """Return the names of the networks that a file holds where these are several, which may follow each other as one.
+
+    Their names tell it, or an image between two of them.
+    """
+    pieces = [key.split(".") for key in modules]
+    depth = 0
+    while len({path[depth] for path in pieces if len(path) > depth}) == 1 and all(len(p) > depth + 1 for p in pieces):
+        depth += 1
+    layers: dict[str, list[Tensor]] = {}
+    for path, leaves in zip(pieces, modules.values(), strict=True):
+        if _kind_of(leaves) in ("linear", "convolution"):
+            layers.setdefault(path[depth], []).append(leaves["weight"])
+    names = list(layers)
+    ends_in_image = any(
+        len(layers[one]) > 1 and len(layers[other]) > 1 and _channels(layers[one][-1]) & _channels(layers[other][0])
+        for one, other in itertools.pairwise(names)
+    )
+    return names if ends_in_image or names_several_networks(names) else []
+
+
+def _channels(weight: Tensor) -> set[int]:
+    """Return which numbers of channels of an image a convolution may take or give."""
+    return {1, 3} & set(weight.shape[:2]) if weight.ndim == 4 else set()
 
 
 class DCGAN(Generator):
@@ -309,7 +337,7 @@ class DCGAN(Generator):
             options = {key: numbers[key](value) if key in numbers else value for key, value in options.items()}
         except ValueError as error:
             raise UserError(f"the options {dict(options)} cannot be read: {error}; give numbers") from error
-        found = read_stack(tensors, options, name=str(about.get("name")))
+        found = read_stack(tensors, options, name=str(about.get("name")), is_ordered=checkpoint.is_ordered)
         config = DCGANConfig(
             tuple(layer.step for layer in found),
             output=str(options.get("output", "tanh")),
@@ -414,8 +442,16 @@ def _norm_of(norm: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
     }
 
 
-def read_stack(tensors: Mapping[str, Tensor], options: Mapping[str, Any], *, name: str) -> list[_Found]:
+def read_stack(
+    tensors: Mapping[str, Tensor], options: Mapping[str, Any], *, name: str, is_ordered: bool = True
+) -> list[_Found]:
     """Infer kinds, norms, geometry and activations of a plain stack.
+
+    Args:
+        tensors: by key, in the order in which the layers run.
+        options: those of this module's text.
+        name: what errors call the stack.
+        is_ordered: whether the order is that of the author, and not that of the names.
 
     Raises:
         UserError: where channels do not follow each other, or no usual resolution is reached; it names the options.
@@ -427,10 +463,13 @@ def read_stack(tensors: Mapping[str, Tensor], options: Mapping[str, Any], *, nam
     readings = list(itertools.islice(_readings(layers), MAX_READINGS))
     if not readings:
         shapes = ", ".join(f"{layer.key} {list(layer.leaves['weight'].shape)}" for layer in layers[:8])
+        lost = (
+            "This format keeps no order of layers, and their names tell none: open the network's .pt if there is one. "
+        )
         raise UserError(
             f"{name}: the layers do not follow each other as those of a generator from z to an image of 1 or 3 "
-            f"channels: {shapes}. A discriminator, an encoder or a network with labels or branches cannot be read so; "
-            "build it in Python and wrap it: eigenlens.from_module(module, latent_dim=...)"
+            f"channels: {shapes}. {'' if is_ordered else lost}A discriminator, an encoder or a network with labels or "
+            "branches cannot be read so; build it in Python and wrap it: eigenlens.from_module(module, latent_dim=...)"
         )
     solved: list[tuple[float, tuple[Step, ...], list[dict[str, Tensor] | None]]] = []
     for kinds in readings:

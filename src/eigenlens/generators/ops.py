@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,7 +58,7 @@ def mapped_moments(generator: Generator, *, n: int = MAPPED_SAMPLES) -> tuple[Te
     with torch.inference_mode():
         for start, stop in runtime.batches(n, 4096):
             codes = generator.sample(stop - start, seed=0, start=start, space=generator.prior, label=label)
-            w = generator.lift(codes.to(generator.device), "w").latent[:, 0].cpu()
+            w = generator.lift(codes, "w").latent[:, 0]
             shift = w.mean(0) if shift is None else shift  # float32 products of centred rows keep their digits
             centred = w - shift
             total = total + centred.sum(0).double()
@@ -591,18 +592,25 @@ class StyleBased(Generator):
         weights: list[Tensor] = list(mapping.parameters())  # type: ignore[union-attr]
         needs_gradient = torch.is_grad_enabled() and any(each.requires_grad for each in (z, *weights))
         if is_traced() or len(codes) > MAPPED_ROWS or needs_gradient or self.device.type != "cpu":
-            return mapping(z, labels)[:, None]  # type: ignore[operator]
+            return self._mapped(z, labels)
         lately: OrderedDict[bytes, Tensor] = kept(mapping, "mapped", OrderedDict, *weights)
         content = [each.detach().contiguous().numpy().tobytes() for each in (z, labels) if each is not None]
         key = hashlib.blake2b(b"".join(content)).digest()
         w = lately.pop(key, None)
         if w is None:
             with torch.inference_mode(False), torch.no_grad():
-                w = mapping(z.clone(), labels)[:, None]  # type: ignore[operator]
+                w = self._mapped(z.clone(), labels)
         lately[key] = w
         while len(lately) > MAPPED_BATCHES:
             lately.popitem(last=False)
         return w
+
+    def _mapped(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        """Run the mapping network in float32, whatever layers compute in: its w are codes, and are remembered."""
+        kind = self.device.type
+        exact = torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+        with exact:
+            return self.network.mapping(z, labels)[:, None]  # type: ignore[operator]
 
     def _read(self, latent: Tensor) -> Sequence[Tensor]:
         """Return every style for w+ [batch, slots or 1, dim]."""

@@ -326,6 +326,7 @@ class StyleGAN2(StyleBased):
             branch = doubled(convolved(x, block.skip), taps) * gain
         layer: StyledConvolution = getattr(block, kind)
         noise = noise_input(inputs.noise_seeds, layer.noise, index, layer.resolution)
+        noise = None if noise is None else noise.to(style.device)
         x = layer(x, style, taps, noise, gain if kind == "conv1" else 1.0)
         if kind == "conv1" and branch is not None:
             x, branch = branch + x, None

@@ -1,0 +1,102 @@
+"""Codes, networks and all between them on a second device, as on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from devices import FAR, far_device
+from eigenlens import Codes
+from eigenlens.edit import Edit, edit_codes
+from eigenlens.generator import Generator
+from eigenlens.method import METHODS
+from eigenlens.move import Move
+from families import TINY
+
+
+@pytest.fixture(params=TINY)
+def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Generator, Generator]]:
+    """Give a small generator of each family on the CPU, and the same one on the second device."""
+    made = []
+    for _ in range(2):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            made.append(TINY[request.param]())
+    with far_device() as device:
+        yield made[0], made[1].to(device)
+
+
+def draw(g: Generator, space: str, noise: str = "stored") -> Codes:
+    return g.sample(2, seed=1, space=space, noise=noise, label="random" if g.label_names else None)
+
+
+def test_the_second_device_refuses_tensors_of_the_first() -> None:
+    with far_device() as device:
+        there = torch.ones(2).to(device)
+        assert there.device == FAR
+        assert (there + there).sum().cpu() == 4
+        with pytest.raises(RuntimeError, match="two devices"):
+            there + torch.ones(2)
+
+
+def test_codes_are_drawn_on_the_cpu_for_every_device(pair: tuple[Generator, Generator]) -> None:
+    here, there = pair
+    for space in here.spaces:
+        expected, drawn = draw(here, space), draw(there, space)
+        assert drawn.latent.device.type == "cpu"
+        assert torch.allclose(drawn.latent, expected.latent, atol=1e-6)
+
+
+def test_lifted_codes_stay_on_their_device(pair: tuple[Generator, Generator]) -> None:
+    _, g = pair
+    codes = draw(g, g.prior)
+    for space in g.spaces:
+        for device in (torch.device("cpu"), FAR):
+            assert g.lift(codes.to(device), space).latent.device == device
+
+
+@pytest.mark.parametrize("noise", ["stored", "random", "none"])
+def test_images_are_the_same_on_every_device(pair: tuple[Generator, Generator], noise: str) -> None:
+    here, there = pair
+    for space in here.spaces:
+        codes = draw(here, space, noise)
+        expected = here(codes)
+        for device in (torch.device("cpu"), FAR):
+            moved = codes.to(device)
+            images = there(moved)
+            assert images.device == FAR
+            assert torch.allclose(images.cpu(), expected, atol=1e-5)
+
+
+def test_partial_synthesis_takes_codes_of_every_device(pair: tuple[Generator, Generator]) -> None:
+    here, there = pair
+    codes = draw(here, here.default_space, "random")
+    expected = here(codes)
+    for layer in there.layers:
+        state = there.start(codes, layer.name)
+        assert torch.allclose(there.finish(codes, state).cpu(), expected, atol=1e-5)
+        assert there.features(codes, layer.name).device == FAR
+
+
+def test_directions_move_codes_of_every_device(pair: tuple[Generator, Generator]) -> None:
+    here, there = pair
+    directions = METHODS["axes"](n_directions=2).fit(there)
+    codes = draw(here, directions.space)
+    expected = here(directions.move(codes, 0, by=1.0))
+    for device in (torch.device("cpu"), FAR):
+        assert torch.allclose(there(directions.move(codes.to(device), 0, by=1.0)).cpu(), expected, atol=1e-5)
+
+
+def test_keep_takes_codes_of_every_device(pair: tuple[Generator, Generator]) -> None:
+    here, there = pair
+    if here.family not in ("eigengan", "stylegan2"):
+        pytest.skip("two families show it")
+    directions = METHODS["axes"](n_directions=2).fit(here)
+    edit = Edit("tiny", moves=(Move("d", 0, by=1.0),), keep=("pixels:saturation",))
+    expected = edit_codes(here, draw(here, directions.space)[0], edit, lambda _: directions).after.latent
+    for device in (torch.device("cpu"), FAR):
+        codes = draw(there, directions.space)[0].to(device)
+        moved = edit_codes(there, codes, edit, lambda _: directions).after.latent
+        assert torch.allclose(moved.cpu(), expected, atol=1e-4)
