@@ -242,6 +242,37 @@ def test_rename_flip_delete_save_and_load(watched: Watched, tmp_path: Path) -> N
     page.wait_for_selector("text=48 of 48")
 
 
+def test_sliders_work_after_a_set_of_the_same_names_has_taken_their_place(open_page: Open, tmp_path: Path) -> None:
+    g = load_generator("toonfaces")
+    with served(make_studio(tmp_path / "work", {"toonfaces": g, "again": g})) as url:
+        watched = open_page(url)
+        page = watched.page
+        page.wait_for_selector("html[data-ready] canvas[data-frame]")
+
+        def check(source: str) -> None:
+            slider(watched, "L3D1").press("End")
+            page.wait_for_timeout(300)
+            [move] = state(watched)["moves"]
+            assert move["directions"] == source
+            assert float(slider(watched, "L3D1").input_value()) == move["by"], "the slider shows where the state has it"
+            page.keyboard.press("0")
+
+        page.get_by_label("Generator", exact=True).select_option("again")
+        page.wait_for_timeout(800)
+        assert state(watched)["generator"] == "again"
+        check("eigen")
+        page.on("dialog", lambda question: question.accept())
+        for _ in range(2):
+            page.locator(".sets .chip").first.click()
+            page.get_by_role("menuitem", name="Save under a name").click()
+            page.get_by_label("Save the set under the name").last.fill("faces")
+            page.keyboard.press("Enter")
+            page.wait_for_selector("text=saved as")
+            page.wait_for_timeout(500)
+            check(state(watched)["sets"][0])
+        assert not watched.strangers
+
+
 def test_pins_search_layers_and_coordinates(watched: Watched) -> None:
     page = watched.page
     menu(watched, f"More about {called('L4D4')}", "Pin to the top")

@@ -48,6 +48,7 @@ export class Sliders extends EventTarget {
     const { sets, generator } = store.state;
     const wanted = sets.filter((source) => this.#tables.get(source)?.generator !== generator);
     for (const [key, row] of this.#rows) if (wanted.includes(row.source)) this.#rows.delete(key);
+    if (wanted.length) this.#order = "";  // new rows may have the old names
     const read = await Promise.allSettled(wanted.map((source) => get("/api/directions", { generator, source })));
     read.forEach((result, k) => {
       if (result.status === "fulfilled") this.#tables.set(wanted[k], { ...result.value, generator });
