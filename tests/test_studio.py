@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import io
 import json
@@ -544,6 +545,28 @@ def test_a_photo_becomes_a_code(client: TestClient) -> None:
         reply = client.post("/api/photo", params=where, content=wrong)
         assert reply.status_code == 400
         assert "/tmp" not in reply.json()["error"]
+
+
+def test_no_code_of_a_photo_replaces_another(tmp_path: Path, eigengan: Generator) -> None:
+    retrained = copy.deepcopy(eigengan)
+    retrained.__dict__.pop("weight_hash", None)
+    with torch.no_grad():
+        next(retrained.network.parameters()).mul_(1.5)
+    assert retrained.name == eigengan.name
+    app = create_app(make_studio(tmp_path / "work", {"tiny": eigengan, "retrained": retrained}))
+    with TestClient(app, base_url=HERE) as client:
+        picture = client.post("/api/picture", json={"edit": edit(seed=8)}).content
+
+        def code(generator: str, steps: int) -> str:
+            where = {"generator": generator, "name": "me.png", "steps": steps}
+            done = finished(client, client.post("/api/photo", params=where, content=picture).json())
+            return str(done["result"]["file"])
+
+        first = code("tiny", 0)
+        kept = Path(first).read_bytes()
+        assert len({first, code("tiny", 3), code("retrained", 0)}) == 3
+        assert code("tiny", 0) == first
+        assert Path(first).read_bytes() == kept
 
 
 def test_a_bomb_is_refused(client: TestClient) -> None:

@@ -348,8 +348,6 @@ class Desk:
     def projecting(self, generator: str, name: str, data: bytes, steps: int) -> Callable[[Job], dict[str, Any]]:
         """Return the work that finds the code of a photo; stopping it keeps the best so far."""
         g = self.shelf.generator(generator)
-        digest = hashlib.sha256(data).hexdigest()[:8]
-        stem = f"{file_stem(Path(name).stem, default='photo')}~{digest}"
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "photo"
             path.write_bytes(data)
@@ -370,6 +368,9 @@ class Desk:
 
             job.stops_itself = True
             found = project(g, goals, steps=steps, label=label, callback=show)
+            latent = found.codes.latent.detach().cpu().contiguous().numpy().tobytes()
+            digest = hashlib.sha256(data + g.weight_hash.encode() + latent).hexdigest()[:8]
+            stem = f"{file_stem(Path(name).stem, default='photo')}~{digest}"
             path = self.shelf.folder(generator) / "codes" / f"{stem}.safetensors"
             about = {"photo": name[:200], "figures": found.table()[0], "notes": [*photo.notes, *found.notes[0]]}
             save_codes(found.codes, path, g, force=True)
