@@ -210,6 +210,21 @@ def test_teach_a_slider(watched: Watched) -> None:
     assert slider(watched, "warm").is_visible()
 
 
+@pytest.mark.parametrize(
+    ("tab", "last"), [("Teach", ".teachcell:nth-child(24) canvas"), ("Gallery", ".thumb:nth-child(48) canvas")]
+)
+def test_thumbnails_follow_what_is_drawn(watched: Watched, tab: str, last: str) -> None:
+    page = watched.page
+    open_tab(watched, tab)
+    page.wait_for_selector(last)
+    before = page.evaluate(f"document.querySelector('{last}').toDataURL()")
+    page.get_by_label("Truncation").press("Home")
+    page.wait_for_timeout(300)
+    page.wait_for_selector(last)
+    assert page.evaluate(f"document.querySelector('{last}').toDataURL()") != before
+    assert state(watched)["truncation"] == 0
+
+
 def test_rename_flip_delete_save_and_load(watched: Watched, tmp_path: Path) -> None:
     page = watched.page
     slider(watched, "L3D3").press("End")
@@ -271,6 +286,23 @@ def test_sliders_work_after_a_set_of_the_same_names_has_taken_their_place(open_p
             page.wait_for_timeout(500)
             check(state(watched)["sets"][0])
         assert not watched.strangers
+
+
+def test_names_that_come_late_are_kept_and_one_set_is_named_at_a_time(watched: Watched) -> None:
+    page = watched.page
+    page.route("**/api/jobs/*", lambda route: None)  # the page hears nothing of its job
+    suggest = "Suggest names from pixels"
+    menu(watched, "eigen 24 ▾", suggest)
+    page.wait_for_selector(".job:visible")
+    menu(watched, "eigen 24 ▾", suggest)
+    page.wait_for_selector("text=A set is being measured or named already")
+    menu(watched, f"More about {called('L3D3')}", "Turn round")
+    page.wait_for_timeout(600)
+    [turned] = state(watched)["sets"]
+    assert turned != "eigen"
+    page.unroute("**/api/jobs/*")  # lets go of those that are held
+    page.wait_for_selector("text=48 of 48", timeout=60_000)
+    assert state(watched)["sets"][0] == turned
 
 
 def test_pins_search_layers_and_coordinates(watched: Watched) -> None:
