@@ -421,6 +421,37 @@ def test_every_export(watched: Watched, tmp_path: Path) -> None:
     assert state(watched)["moves"] == wanted["moves"]
 
 
+def test_edits_are_opened_whole_or_refused(open_page: Open, tmp_path: Path) -> None:
+    g = load_generator("toonfaces")
+    with served(make_studio(tmp_path / "work", {"toonfaces": g, "again": g})) as url:
+        watched = open_page(url)
+        page = watched.page
+        page.wait_for_selector("html[data-ready] canvas[data-frame]")
+        open_tab(watched, "Export")
+        page.wait_for_selector("code:has-text('eigenlens')")
+
+        def open_edit(**edit: Any) -> None:
+            (tmp_path / "edit.json").write_text(json.dumps({"version": 1} | edit), "utf-8")
+            page.locator("input[aria-label='Edit to open']").set_input_files(tmp_path / "edit.json")
+            page.wait_for_timeout(800)
+
+        first = state(watched)
+        move = {"directions": "eigen", "name": called("L3D1"), "by": 1.0}
+        for bound in ({"until": "pixels:brightness>0.5"}, {"codes": {"space": "z"}}):
+            open_edit(generator="toonfaces", moves=[move], **bound)
+            assert "which the studio cannot show" in page.locator("#notices").inner_text()
+            assert state(watched) == first
+            page.locator("#notices button").click()
+        open_edit(generator="toonfaces")
+        assert (state(watched)["seed"], state(watched)["truncation"], state(watched)["moves"]) == (0, 1, [])
+        open_edit(generator="again", codes={"seed": 5}, moves=[move])
+        assert (state(watched)["generator"], state(watched)["seed"]) == ("again", 5)
+        assert page.get_by_label("Generator", exact=True).input_value() == "again"
+        open_tab(watched, "Axes")
+        assert float(slider(watched, "L3D1").input_value()) == 1
+        watched.check_clean()
+
+
 def test_snapshots(watched: Watched) -> None:
     page = watched.page
     slider(watched, "L4D2").press("End")

@@ -36,7 +36,7 @@ const teach = new TeachPage(tabs.add("teach", "Teach", () => teach.show()), { sl
 const discover = new DiscoverPage(tabs.add("discover", "Discover", () => discover.show()), { sets, tabs, stage, sliders });
 const breed = new BreedPage(tabs.add("breed", "Breed", () => breed.show()));
 new PhotoPage(tabs.add("photo", "Photo"), { tabs });
-const exports = new ExportsPage(tabs.add("exports", "Export", () => exports.show()), { sliders });
+const exports = new ExportsPage(tabs.add("exports", "Export", () => exports.show()), { sliders, open: (state) => open(state) });
 
 // --- frames ---
 
