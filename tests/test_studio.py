@@ -27,6 +27,7 @@ from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from eigenlens import UserError, runtime
+from eigenlens.codes import save_codes
 from eigenlens.directions import Directions
 from eigenlens.edit import Edit, apply
 from eigenlens.generator import Generator
@@ -521,6 +522,20 @@ def test_directions_of_a_box(client: TestClient) -> None:
     done = finished(client, ask(client, "region", edit=edit(seed=2), box=[0, 0, 0.5, 0.5], n_directions=2))
     assert names(client, done["result"]["source"]) == ["box-0", "box-1"]
     assert "is empty" in client.post("/api/region", json={"edit": edit(), "box": [0.5, 0, 0.5, 1]}).json()["error"]
+
+
+def test_directions_of_a_box_are_those_of_the_picture_that_is_shown(client: TestClient, studio: Studio) -> None:
+    def box(wanted: dict[str, Any]) -> torch.Tensor:
+        done = finished(client, ask(client, "region", edit=wanted, box=[0, 0, 0.5, 0.5], n_directions=2))
+        found = studio.shelf.directions("tiny", done["result"]["source"])
+        assert found.provenance.arguments["edit"]["moves"] == wanted["moves"]
+        return found.vectors
+
+    moved = edit(move("L1D1", 3.0), seed=2)
+    codes = studio.shelf.preview("tiny").codes(Edit.from_json(moved))
+    path = save_codes(codes, studio.shelf.workspace / "moved.safetensors", studio.shelf.generator("tiny"))
+    assert torch.equal(box(moved), box(edit(file=str(path))))
+    assert not torch.allclose(box(moved), box(edit(seed=2)), atol=1e-2)
 
 
 def test_children_are_codes_with_their_parents_beside_them(client: TestClient) -> None:

@@ -31,6 +31,7 @@ from ..exchange import import_directions
 from ..explorer import export_explorer, make_explorer
 from ..files import file_stem, write_json
 from ..method import METHODS, lacking, make_method, settings
+from ..methods.jacobian import Jacobian
 from ..naming import propose, renamed
 from ..photo import open_photo
 from ..presets import bundled_presets, load_presets, named_directions
@@ -283,24 +284,21 @@ class Desk:
         }
 
     def seeking(self, body: RegionBody) -> Callable[[Job], dict[str, Any]]:
-        """Return the work that finds directions of a box on a picture."""
+        """Return the work that finds directions of a box on a picture, at the code of that picture alone."""
         edit = self.shelf.edit(body.edit)
         x0, y0, x1, y1 = body.box
         if not (x0 < x1 and y0 < y1):
             raise UserError(f"the box {body.box} is empty; its left is less than its right, its top than its bottom")
-        start, g = edit.codes, self.shelf.generator(edit.generator)
-        is_drawn = start.file is None
-        method = make_method(
-            "jacobian",
-            {
-                "region": list(body.box), "n_directions": body.n_directions, "layers": body.layers,
-                "truncation": start.truncation, "label": start.label,
-                "sample": start.index if is_drawn else None, "n_samples": 1 if is_drawn else 8,
-            },
-        )  # fmt: skip
+        preview = self.shelf.preview(edit.generator)
+        g, codes = preview.generator, preview.codes(dataclasses.replace(edit, region=None))
+        method = Jacobian(body.n_directions, region=body.box, layers=body.layers)
 
         def work(job: Job) -> dict[str, Any]:
-            found = calibrate(g, method.fit(g, seed=start.seed), limits=False)
+            found = calibrate(g, method.fit(g, codes=codes), limits=False)
+            made = dataclasses.replace(
+                found.provenance, arguments={**found.provenance.arguments, "edit": edit.to_json()}
+            )
+            found = dataclasses.replace(found, provenance=made)
             names = [f"box-{k}" for k in range(len(found))]
             return {"source": self.draft(edit.generator, found.renamed(names), "box")}
 
