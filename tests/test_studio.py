@@ -8,6 +8,7 @@ import dataclasses
 import io
 import json
 import os
+import shlex
 import socket
 import struct
 import threading
@@ -27,6 +28,7 @@ from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from eigenlens import UserError, runtime
+from eigenlens.cli import main
 from eigenlens.codes import save_codes
 from eigenlens.directions import Directions
 from eigenlens.edit import Edit, apply
@@ -601,6 +603,42 @@ def test_strips_and_films(client: TestClient, kind: str, start: bytes) -> None:
     axis = client.post("/api/export", json={"edit": moved, "kind": kind, "n": 3, "directions": "eigen", "name": "L2D1"})
     assert axis.content.startswith(start)
     assert axis.content != way.content
+
+
+def test_strips_and_films_know_the_command_that_makes_them(
+    tmp_path: Path, eigengan: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    eigengan.save("g")
+    place = str(tmp_path / "g")
+    with TestClient(create_app(make_studio(tmp_path / "work", {place: eigengan})), base_url=HERE) as client:
+
+        def exported(out: str, *moves: dict[str, Any], **body: Any) -> dict[str, Any]:
+            wanted = {"version": 1, "generator": place, "codes": {"seed": 5, "truncation": 0.5}, "moves": list(moves)}
+            reply = client.post("/api/export", json={"edit": wanted, "n": 5} | body)
+            Path(out).write_bytes(reply.content)
+            told = read_recipe(out)
+            assert told is not None
+            assert told["kind"] == body["kind"]
+            return told
+
+        axis = {"directions": "eigen", "name": "L2D1"}
+        told = exported("ours.webp", move("L2D1", 1.0), kind="webp", fps=8, **axis)
+        assert main(shlex.split(told["command"])[1:]) == 0
+        with Image.open("ours.webp") as ours, Image.open("film.webp") as theirs:
+            assert ours.n_frames == theirs.n_frames > 4
+            for k in range(ours.n_frames):
+                ours.seek(k)
+                theirs.seek(k)
+                pair = [np.asarray(each.convert("RGB")).astype(int) for each in (ours, theirs)]
+                assert np.abs(pair[0] - pair[1]).max() <= 2
+        strip = exported("ours.png", kind="strip", **axis)["command"]
+        assert strip.startswith(f"eigenlens traverse {place} --axis L2D1 --directions eigen --range=-3:3 --steps 5")
+        assert main(shlex.split(strip)[1:]) == 0
+        elsewhere = exported("other.png", move("L1D1", 1.0), kind="strip", **axis)
+        assert "command" not in elsewhere
+        assert (elsewhere["directions"], elsewhere["name"], elsewhere["n"]) == ("eigen", "L2D1", 5)
+        assert "command" not in exported("way.gif", move("L1D1", 1.0), kind="gif")
 
 
 def test_what_a_reader_sees_is_held(client: TestClient) -> None:

@@ -394,7 +394,7 @@ class Desk:
         """Return the type and the bytes of a file made of an Edit; pictures know how they were made."""
         edit = self.shelf.edit(body.edit)
         preview = self.shelf.preview(edit.generator)
-        about = {"version": 1, "edit": edit.to_json(), "command": recipe.shell(edit)}
+        about = self._recipe(edit, body)
         with tempfile.TemporaryDirectory() as folder:
             if body.kind in ("png", "strip"):
                 path = Path(folder) / "edit.png"
@@ -404,6 +404,29 @@ class Desk:
             path = Path(folder) / f"edit.{body.kind}"
             pictures.save_animation(list(frames), path, fps=body.fps, pingpong=True, recipe=about)
             return FILM_TYPES[body.kind], path.read_bytes()
+
+    def _recipe(self, edit: Edit, body: ExportBody) -> dict[str, Any]:
+        """Return what the file remembers: what it shows, and the command that makes it, where there is one."""
+        about: dict[str, Any] = {"version": 1, "edit": edit.to_json()}
+        if body.kind == "png":
+            return about | {"command": recipe.shell(edit)}
+        about |= {"kind": body.kind, "directions": body.directions, "name": body.name, "n": body.n}
+        command = self._command(edit, body)
+        return about if command is None else about | {"command": command}
+
+    def _command(self, edit: Edit, body: ExportBody) -> str | None:
+        """Return the command that makes a strip or film along a direction; None where there is none."""
+        if body.directions is None or body.name is None:
+            return None
+        preview, found = self.shelf.preview(edit.generator), self.shelf.directions(edit.generator, body.directions)
+        is_drawn_there = edit.codes.file is not None or found.space == preview.generator.default_space
+        if preview.without(edit, body.directions, body.name).moves or not is_drawn_there:
+            return None
+        out, fps = ("strip.png", None) if body.kind == "strip" else (f"film.{body.kind}", body.fps)
+        return recipe.along(
+            edit.codes, edit.generator, body.directions, found.names[found.index(body.name)], found.span(body.name),
+            n=max(3, body.n | 1), out=out, fps=fps,
+        )  # fmt: skip
 
     def _way(self, edit: Edit, body: ExportBody) -> tuple[Any, list[str]]:
         """Return the images of a strip or film, and their labels."""
