@@ -544,6 +544,10 @@ def test_children_are_codes_with_their_parents_beside_them(client: TestClient) -
     made = ask(client, "breed", a=edit(seed=1), b=edit(move("L1D1", 2.0), seed=2), n=3)
     children = pixels(client.post("/api/picture", json={"edit": edit(file=made["file"], index=0), "n": 3}).content)
     assert children.shape == (16, 48, 3)
+    assert client.get("/api/codes", params={"generator": "tiny", "source": made["file"]}).json() == {"n": 3}
+    assert client.get("/api/codes", params={"generator": "tiny", "source": "/etc/passwd"}).status_code == 400
+    gone = client.get("/api/codes", params={"generator": "tiny", "source": made["file"] + "x"})
+    assert (gone.status_code, "x" in gone.json()["error"]) == (400, True)
     notes = client.get("/api/file", params={"source": made["file"].replace(".safetensors", ".json")}).json()
     assert [each["codes"]["seed"] for each in notes["parents"]] == [1, 2]
     again = ask(client, "breed", a=edit(file=made["file"], index=0), b=edit(file=made["file"], index=2))

@@ -20,7 +20,7 @@ from typing import Any
 from .. import images as pictures
 from .. import recipe, teach
 from ..algebra import compose, similarity
-from ..codes import Codes, cross, save_codes
+from ..codes import Codes, cross, load_codes, save_codes
 from ..codes import concatenate as join_codes
 from ..directions import Directions, concatenate
 from ..edit import Edit
@@ -177,6 +177,10 @@ class Desk:
             "directions": [str(path) for path in sorted(folder.glob("*.safetensors"))],
             "codes": [str(path) for path in sorted((folder / "codes").glob("*.safetensors"))],
         }
+
+    def count(self, generator: str, source: str) -> dict[str, Any]:
+        """Tell how many codes a file holds."""
+        return {"n": len(load_codes(self.shelf.path(source), self.shelf.generator(generator)))}
 
     # teach
 
