@@ -83,6 +83,9 @@ addEventListener("hashchange", () => {
   if (state) open(state).catch(complain);
 });
 
+// On a phone the tabs are pinned below the picture, whose controls, and so its height, hang on the generator.
+new ResizeObserver(([{ target }]) => document.documentElement.style.setProperty("--pinned", `${target.offsetHeight}px`)).observe(byId("left"));
+
 // --- opening ---
 
 let about = null;
