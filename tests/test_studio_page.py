@@ -17,6 +17,7 @@ pytest.importorskip("fastapi", reason="the studio's extra is not installed")
 
 from browser import Watched
 from eigenlens.generator import load_generator
+from families import TINY
 from studios import make_studio, served
 
 pytestmark = pytest.mark.browser
@@ -127,6 +128,26 @@ def test_hold_to_compare(watched: Watched) -> None:
     page.keyboard.up("b")
     assert not differs(picture(watched), moved)
     assert page.locator(".mark").is_hidden()
+    page.keyboard.down("b")
+    page.locator(".mark").wait_for()
+    page.evaluate("dispatchEvent(new Event('blur'))")  # the key comes up over another window
+    page.locator(".mark").wait_for(state="hidden")
+    page.keyboard.up("b")
+
+
+def test_the_focus_stays_where_a_menu_was_opened(watched: Watched) -> None:
+    page = watched.page
+
+    def check(button: str) -> None:
+        page.wait_for_timeout(600)
+        assert page.evaluate("document.activeElement.ariaLabel ?? document.activeElement.textContent") == button
+
+    more = f"More about {called('L3D1')}"
+    for entry in ("Pin to the top", "Turn round", "Set to zero"):
+        menu(watched, more, entry)
+        check(more)
+    menu(watched, "+ Add", "axes")
+    check("+ Add")
 
 
 def test_a_link_restores_the_state(watched: Watched, open_page: Open) -> None:
@@ -177,6 +198,20 @@ def test_phone(open_page: Open, address: str, dark: bool) -> None:
     assert stage["y"] + stage["height"] < 200
     assert watched.overflow() == 0
     watched.check_clean()
+
+
+def test_the_tabs_are_pinned_below_the_picture_on_a_phone(open_page: Open, tmp_path: Path) -> None:
+    with served(make_studio(tmp_path / "work", {"tiny": TINY["stylegan2"]()})) as url:
+        watched = open_page(url, width=390, height=420)
+        page = watched.page
+        page.wait_for_selector("html[data-ready] canvas[data-frame]")
+        assert page.get_by_label("Noise").is_visible()
+        page.get_by_role("slider").last.scroll_into_view_if_needed()
+        page.wait_for_timeout(300)
+        pinned, tabs = page.locator("#left").bounding_box(), page.locator("#tabs").bounding_box()
+        assert pinned["y"] == 0
+        assert tabs["y"] >= pinned["height"] - 1, "the tabs are not hidden"
+        watched.check_clean()
 
 
 # --- the tools --------------------------------------------------------------------------------------------------------
@@ -376,8 +411,19 @@ def test_breed(watched: Watched) -> None:
     page.get_by_role("button", name="Child 2").click()
     assert state(watched)["index"] == 1
     page.wait_for_selector(".generation .thumb:nth-child(2) canvas")
+    page.get_by_role("button", name="Child 7").click()
+    for title in ("4 pictures at once", "9 pictures at once"):
+        assert page.get_by_title(title).count() == 0
+    page.wait_for_timeout(300)
+    for _ in range(3):
+        page.keyboard.press("n")
+    assert state(watched)["index"] == 7, "there is no ninth child"
+    page.wait_for_selector(".generation .thumb:nth-child(2) canvas")
     page.get_by_label("Go to this forebear").nth(1).click()
     assert (state(watched)["file"], state(watched)["seed"]) == (None, 2)
+    for seed in (2, 3):
+        page.wait_for_selector(f"text=It was drawn: seed {seed}.")
+        page.keyboard.press("n")
 
 
 def test_a_photo_is_projected_and_edited(watched: Watched, tmp_path: Path) -> None:
@@ -391,6 +437,10 @@ def test_a_photo_is_projected_and_edited(watched: Watched, tmp_path: Path) -> No
     page.locator("#photofile").set_input_files(tmp_path / "me.png")
     page.get_by_role("button", name="Edit it").click()
     assert "me" in state(watched)["file"]
+    kept = state(watched)
+    page.get_by_role("radio", name="4", exact=True).click(force=True)
+    page.keyboard.press("n")
+    assert state(watched) == kept, "there is one photo"
     before = picture(watched)
     slider(watched, "L4D2").press("End")
     assert differs(before, picture(watched))

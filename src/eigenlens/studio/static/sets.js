@@ -28,7 +28,9 @@ export class Sets {
         table?.title ?? "…", h("span", { class: "quiet" }, ` ${table?.rows.length ?? ""} ▾`));
     });
     this.add = h("button", { class: "chip", "aria-haspopup": "menu", onclick: (event) => this.#addMenu(event.currentTarget) }, "+ Add");
+    const focused = this.chips.contains(document.activeElement) ? document.activeElement : null;
     this.chips.replaceChildren(...chips, this.add);
+    if (focused) (chips.find((each) => each.title === focused.title) ?? this.add).focus();
   }
 
   /** Put a set on the page, in the place of another where that one is there still; moves along it go over. */
