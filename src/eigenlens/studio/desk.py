@@ -31,7 +31,6 @@ from ..exchange import import_directions
 from ..explorer import export_explorer, make_explorer
 from ..files import file_stem, write_json
 from ..method import METHODS, lacking, make_method, settings
-from ..methods.jacobian import Jacobian
 from ..naming import propose, renamed
 from ..photo import open_photo
 from ..presets import bundled_presets, load_presets, named_directions
@@ -295,7 +294,7 @@ class Desk:
             raise UserError(f"the box {body.box} is empty; its left is less than its right, its top than its bottom")
         preview = self.shelf.preview(edit.generator)
         g, codes = preview.generator, preview.codes(dataclasses.replace(edit, region=None))
-        method = Jacobian(body.n_directions, region=body.box, layers=body.layers)
+        method = METHODS["jacobian"](n_directions=body.n_directions, region=body.box, layers=body.layers)
 
         def work(job: Job) -> dict[str, Any]:
             found = calibrate(g, method.fit(g, codes=codes), limits=False)
