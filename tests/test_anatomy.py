@@ -117,6 +117,15 @@ def test_the_page_is_whole_and_asks_nothing_of_a_network(tmp_path: Path) -> None
     assert out.stat().st_size < 2e6
 
 
+def test_names_of_axes_are_texts_on_the_page(tmp_path: Path) -> None:
+    g = eigengan()
+    g.axis_names = {"L1D1": "<img src=x onerror=alert(1)>"}
+    out = write_page([examine(g, n=6)], tmp_path / "page.html", command="eigenlens anatomy it", stability=None)
+    text = out.read_text("utf-8")
+    assert "&lt;img src=x" in text
+    assert "<img src=x" not in text
+
+
 def test_one_run_has_no_stability_and_no_page_is_lost(
     anatomy: Anatomy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,6 +11,7 @@ from torch import Tensor
 from eigenlens.codes import Codes, Part, Space
 from eigenlens.directions import Directions
 from eigenlens.errors import UserError
+from eigenlens.generator import Generator
 from eigenlens.generators.eigengan import EigenGAN, EigenGANConfig, EigenGANNetwork
 from eigenlens.methods.jacobian import Derivative, Jacobian, region_channels, region_mask
 from toys import MappedToy, Toy, linear_toy, orthonormal_rows, planted
@@ -56,6 +59,33 @@ def test_the_mean_is_over_the_square_of_the_jacobian_not_over_its_vectors() -> N
         cosines(one, torch.eye(5)[(z * torch.tensor([5.0, 4, 3, 2, 1])).abs().argsort(descending=True)]).min() > 0.999
     )
     assert torch.isnan(one.split_half).all()
+
+
+def test_codes_may_be_given(tiny: Callable[[str], Generator]) -> None:
+    g = tiny("eigengan")
+    drawn = Jacobian(3, sample=7, region=(0, 0, 0.5, 0.5)).fit(g, seed=1)
+    with torch.inference_mode():
+        codes = g.sample(1, seed=1, start=7)
+    given = Jacobian(3, region=(0, 0, 0.5, 0.5)).fit(g, seed=1, codes=codes)
+    assert torch.equal(given.vectors, drawn.vectors)
+    assert torch.isnan(given.split_half).all()
+    with pytest.raises(UserError, match="no codes came"):
+        Jacobian(3).fit(g, codes=codes[[]])
+
+
+@pytest.mark.parametrize("layers", ["all", "1-2"])
+def test_codes_of_several_slots_move_alike_in_all_of_them(tiny: Callable[[str], Generator], layers: str) -> None:
+    g = tiny("stylegan2")
+    w = g.sample(1, seed=3, space="w", label=0)
+    alike = Jacobian(3, layers=layers).fit(g, codes=w)
+    wide = Jacobian(3, layers=layers).fit(g, codes=g.lift(w, "w+"))
+    assert (alike.space, wide.space) == ("w", "w")
+    assert cosines(wide, alike.vectors[:, 0]).min() > 1 - 1e-4
+    mixed = g.lift(w, "w+")
+    latent = mixed.latent.clone()
+    latent[:, 1:] = g.sample(1, seed=4, space="w", label=0).latent
+    elsewhere = Jacobian(3, layers=layers).fit(g, codes=mixed.with_latent(latent))
+    assert cosines(elsewhere, alike.vectors[:, 0]).min() < 0.99
 
 
 def test_products_are_those_of_autograd() -> None:

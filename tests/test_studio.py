@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import io
 import json
 import os
+import shlex
 import socket
 import struct
 import threading
@@ -26,6 +28,8 @@ from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from eigenlens import UserError, runtime
+from eigenlens.cli import main
+from eigenlens.codes import save_codes
 from eigenlens.directions import Directions
 from eigenlens.edit import Edit, apply
 from eigenlens.generator import Generator
@@ -522,10 +526,28 @@ def test_directions_of_a_box(client: TestClient) -> None:
     assert "is empty" in client.post("/api/region", json={"edit": edit(), "box": [0.5, 0, 0.5, 1]}).json()["error"]
 
 
+def test_directions_of_a_box_are_those_of_the_picture_that_is_shown(client: TestClient, studio: Studio) -> None:
+    def box(wanted: dict[str, Any]) -> torch.Tensor:
+        done = finished(client, ask(client, "region", edit=wanted, box=[0, 0, 0.5, 0.5], n_directions=2))
+        found = studio.shelf.directions("tiny", done["result"]["source"])
+        assert found.provenance.arguments["edit"]["moves"] == wanted["moves"]
+        return found.vectors
+
+    moved = edit(move("L1D1", 3.0), seed=2)
+    codes = studio.shelf.preview("tiny").codes(Edit.from_json(moved))
+    path = save_codes(codes, studio.shelf.workspace / "moved.safetensors", studio.shelf.generator("tiny"))
+    assert torch.equal(box(moved), box(edit(file=str(path))))
+    assert not torch.allclose(box(moved), box(edit(seed=2)), atol=1e-2)
+
+
 def test_children_are_codes_with_their_parents_beside_them(client: TestClient) -> None:
     made = ask(client, "breed", a=edit(seed=1), b=edit(move("L1D1", 2.0), seed=2), n=3)
     children = pixels(client.post("/api/picture", json={"edit": edit(file=made["file"], index=0), "n": 3}).content)
     assert children.shape == (16, 48, 3)
+    assert client.get("/api/codes", params={"generator": "tiny", "source": made["file"]}).json() == {"n": 3}
+    assert client.get("/api/codes", params={"generator": "tiny", "source": "/etc/passwd"}).status_code == 400
+    gone = client.get("/api/codes", params={"generator": "tiny", "source": made["file"] + "x"})
+    assert (gone.status_code, "x" in gone.json()["error"]) == (400, True)
     notes = client.get("/api/file", params={"source": made["file"].replace(".safetensors", ".json")}).json()
     assert [each["codes"]["seed"] for each in notes["parents"]] == [1, 2]
     again = ask(client, "breed", a=edit(file=made["file"], index=0), b=edit(file=made["file"], index=2))
@@ -546,6 +568,28 @@ def test_a_photo_becomes_a_code(client: TestClient) -> None:
         assert "/tmp" not in reply.json()["error"]
 
 
+def test_no_code_of_a_photo_replaces_another(tmp_path: Path, eigengan: Generator) -> None:
+    retrained = copy.deepcopy(eigengan)
+    retrained.__dict__.pop("weight_hash", None)
+    with torch.no_grad():
+        next(retrained.network.parameters()).mul_(1.5)
+    assert retrained.name == eigengan.name
+    app = create_app(make_studio(tmp_path / "work", {"tiny": eigengan, "retrained": retrained}))
+    with TestClient(app, base_url=HERE) as client:
+        picture = client.post("/api/picture", json={"edit": edit(seed=8)}).content
+
+        def code(generator: str, steps: int) -> str:
+            where = {"generator": generator, "name": "me.png", "steps": steps}
+            done = finished(client, client.post("/api/photo", params=where, content=picture).json())
+            return str(done["result"]["file"])
+
+        first = code("tiny", 0)
+        kept = Path(first).read_bytes()
+        assert len({first, code("tiny", 3), code("retrained", 0)}) == 3
+        assert code("tiny", 0) == first
+        assert Path(first).read_bytes() == kept
+
+
 def test_a_bomb_is_refused(client: TestClient) -> None:
     buffer = io.BytesIO()
     Image.new("1", (40_000, 40_000)).save(buffer, "PNG")  # 200 kB that would be 4.8 GB
@@ -563,6 +607,42 @@ def test_strips_and_films(client: TestClient, kind: str, start: bytes) -> None:
     axis = client.post("/api/export", json={"edit": moved, "kind": kind, "n": 3, "directions": "eigen", "name": "L2D1"})
     assert axis.content.startswith(start)
     assert axis.content != way.content
+
+
+def test_strips_and_films_know_the_command_that_makes_them(
+    tmp_path: Path, eigengan: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    eigengan.save("g")
+    place = str(tmp_path / "g")
+    with TestClient(create_app(make_studio(tmp_path / "work", {place: eigengan})), base_url=HERE) as client:
+
+        def exported(out: str, *moves: dict[str, Any], **body: Any) -> dict[str, Any]:
+            wanted = {"version": 1, "generator": place, "codes": {"seed": 5, "truncation": 0.5}, "moves": list(moves)}
+            reply = client.post("/api/export", json={"edit": wanted, "n": 5} | body)
+            Path(out).write_bytes(reply.content)
+            told = read_recipe(out)
+            assert told is not None
+            assert told["kind"] == body["kind"]
+            return told
+
+        axis = {"directions": "eigen", "name": "L2D1"}
+        told = exported("ours.webp", move("L2D1", 1.0), kind="webp", fps=8, **axis)
+        assert main(shlex.split(told["command"])[1:]) == 0
+        with Image.open("ours.webp") as ours, Image.open("film.webp") as theirs:
+            assert ours.n_frames == theirs.n_frames > 4
+            for k in range(ours.n_frames):
+                ours.seek(k)
+                theirs.seek(k)
+                pair = [np.asarray(each.convert("RGB")).astype(int) for each in (ours, theirs)]
+                assert np.abs(pair[0] - pair[1]).max() <= 2
+        strip = exported("ours.png", kind="strip", **axis)["command"]
+        assert strip.startswith(f"eigenlens traverse {place} --axis L2D1 --directions eigen --range=-3:3 --steps 5")
+        assert main(shlex.split(strip)[1:]) == 0
+        elsewhere = exported("other.png", move("L1D1", 1.0), kind="strip", **axis)
+        assert "command" not in elsewhere
+        assert (elsewhere["directions"], elsewhere["name"], elsewhere["n"]) == ("eigen", "L2D1", 5)
+        assert "command" not in exported("way.gif", move("L1D1", 1.0), kind="gif")
 
 
 def test_what_a_reader_sees_is_held(client: TestClient) -> None:

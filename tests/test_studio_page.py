@@ -17,6 +17,7 @@ pytest.importorskip("fastapi", reason="the studio's extra is not installed")
 
 from browser import Watched
 from eigenlens.generator import load_generator
+from families import TINY
 from studios import make_studio, served
 
 pytestmark = pytest.mark.browser
@@ -127,6 +128,26 @@ def test_hold_to_compare(watched: Watched) -> None:
     page.keyboard.up("b")
     assert not differs(picture(watched), moved)
     assert page.locator(".mark").is_hidden()
+    page.keyboard.down("b")
+    page.locator(".mark").wait_for()
+    page.evaluate("dispatchEvent(new Event('blur'))")  # the key comes up over another window
+    page.locator(".mark").wait_for(state="hidden")
+    page.keyboard.up("b")
+
+
+def test_the_focus_stays_where_a_menu_was_opened(watched: Watched) -> None:
+    page = watched.page
+
+    def check(button: str) -> None:
+        page.wait_for_timeout(600)
+        assert page.evaluate("document.activeElement.ariaLabel ?? document.activeElement.textContent") == button
+
+    more = f"More about {called('L3D1')}"
+    for entry in ("Pin to the top", "Turn round", "Set to zero"):
+        menu(watched, more, entry)
+        check(more)
+    menu(watched, "+ Add", "axes")
+    check("+ Add")
 
 
 def test_a_link_restores_the_state(watched: Watched, open_page: Open) -> None:
@@ -179,6 +200,20 @@ def test_phone(open_page: Open, address: str, dark: bool) -> None:
     watched.check_clean()
 
 
+def test_the_tabs_are_pinned_below_the_picture_on_a_phone(open_page: Open, tmp_path: Path) -> None:
+    with served(make_studio(tmp_path / "work", {"tiny": TINY["stylegan2"]()})) as url:
+        watched = open_page(url, width=390, height=420)
+        page = watched.page
+        page.wait_for_selector("html[data-ready] canvas[data-frame]")
+        assert page.get_by_label("Noise").is_visible()
+        page.get_by_role("slider").last.scroll_into_view_if_needed()
+        page.wait_for_timeout(300)
+        pinned, tabs = page.locator("#left").bounding_box(), page.locator("#tabs").bounding_box()
+        assert pinned["y"] == 0
+        assert tabs["y"] >= pinned["height"] - 1, "the tabs are not hidden"
+        watched.check_clean()
+
+
 # --- the tools --------------------------------------------------------------------------------------------------------
 
 
@@ -208,6 +243,21 @@ def test_teach_a_slider(watched: Watched) -> None:
     assert move["name"] == "warm"
     open_tab(watched, "Axes")
     assert slider(watched, "warm").is_visible()
+
+
+@pytest.mark.parametrize(
+    ("tab", "last"), [("Teach", ".teachcell:nth-child(24) canvas"), ("Gallery", ".thumb:nth-child(48) canvas")]
+)
+def test_thumbnails_follow_what_is_drawn(watched: Watched, tab: str, last: str) -> None:
+    page = watched.page
+    open_tab(watched, tab)
+    page.wait_for_selector(last)
+    before = page.evaluate(f"document.querySelector('{last}').toDataURL()")
+    page.get_by_label("Truncation").press("Home")
+    page.wait_for_timeout(300)
+    page.wait_for_selector(last)
+    assert page.evaluate(f"document.querySelector('{last}').toDataURL()") != before
+    assert state(watched)["truncation"] == 0
 
 
 def test_rename_flip_delete_save_and_load(watched: Watched, tmp_path: Path) -> None:
@@ -240,6 +290,54 @@ def test_rename_flip_delete_save_and_load(watched: Watched, tmp_path: Path) -> N
     coming.value.save_as(tmp_path / "faces.safetensors")
     page.locator("input[aria-label='File of directions']").set_input_files(tmp_path / "faces.safetensors")
     page.wait_for_selector("text=48 of 48")
+
+
+def test_sliders_work_after_a_set_of_the_same_names_has_taken_their_place(open_page: Open, tmp_path: Path) -> None:
+    g = load_generator("toonfaces")
+    with served(make_studio(tmp_path / "work", {"toonfaces": g, "again": g})) as url:
+        watched = open_page(url)
+        page = watched.page
+        page.wait_for_selector("html[data-ready] canvas[data-frame]")
+
+        def check(source: str) -> None:
+            slider(watched, "L3D1").press("End")
+            page.wait_for_timeout(300)
+            [move] = state(watched)["moves"]
+            assert move["directions"] == source
+            assert float(slider(watched, "L3D1").input_value()) == move["by"], "the slider shows where the state has it"
+            page.keyboard.press("0")
+
+        page.get_by_label("Generator", exact=True).select_option("again")
+        page.wait_for_timeout(800)
+        assert state(watched)["generator"] == "again"
+        check("eigen")
+        page.on("dialog", lambda question: question.accept())
+        for _ in range(2):
+            page.locator(".sets .chip").first.click()
+            page.get_by_role("menuitem", name="Save under a name").click()
+            page.get_by_label("Save the set under the name").last.fill("faces")
+            page.keyboard.press("Enter")
+            page.wait_for_selector("text=saved as")
+            page.wait_for_timeout(500)
+            check(state(watched)["sets"][0])
+        assert not watched.strangers
+
+
+def test_names_that_come_late_are_kept_and_one_set_is_named_at_a_time(watched: Watched) -> None:
+    page = watched.page
+    page.route("**/api/jobs/*", lambda route: None)  # the page hears nothing of its job
+    suggest = "Suggest names from pixels"
+    menu(watched, "eigen 24 ▾", suggest)
+    page.wait_for_selector(".job:visible")
+    menu(watched, "eigen 24 ▾", suggest)
+    page.wait_for_selector("text=A set is being measured or named already")
+    menu(watched, f"More about {called('L3D3')}", "Turn round")
+    page.wait_for_timeout(600)
+    [turned] = state(watched)["sets"]
+    assert turned != "eigen"
+    page.unroute("**/api/jobs/*")  # lets go of those that are held
+    page.wait_for_selector("text=48 of 48", timeout=60_000)
+    assert state(watched)["sets"][0] == turned
 
 
 def test_pins_search_layers_and_coordinates(watched: Watched) -> None:
@@ -313,8 +411,19 @@ def test_breed(watched: Watched) -> None:
     page.get_by_role("button", name="Child 2").click()
     assert state(watched)["index"] == 1
     page.wait_for_selector(".generation .thumb:nth-child(2) canvas")
+    page.get_by_role("button", name="Child 7").click()
+    for title in ("4 pictures at once", "9 pictures at once"):
+        assert page.get_by_title(title).count() == 0
+    page.wait_for_timeout(300)
+    for _ in range(3):
+        page.keyboard.press("n")
+    assert state(watched)["index"] == 7, "there is no ninth child"
+    page.wait_for_selector(".generation .thumb:nth-child(2) canvas")
     page.get_by_label("Go to this forebear").nth(1).click()
     assert (state(watched)["file"], state(watched)["seed"]) == (None, 2)
+    for seed in (2, 3):
+        page.wait_for_selector(f"text=It was drawn: seed {seed}.")
+        page.keyboard.press("n")
 
 
 def test_a_photo_is_projected_and_edited(watched: Watched, tmp_path: Path) -> None:
@@ -328,6 +437,10 @@ def test_a_photo_is_projected_and_edited(watched: Watched, tmp_path: Path) -> No
     page.locator("#photofile").set_input_files(tmp_path / "me.png")
     page.get_by_role("button", name="Edit it").click()
     assert "me" in state(watched)["file"]
+    kept = state(watched)
+    page.get_by_role("radio", name="4", exact=True).click(force=True)
+    page.keyboard.press("n")
+    assert state(watched) == kept, "there is one photo"
     before = picture(watched)
     slider(watched, "L4D2").press("End")
     assert differs(before, picture(watched))
@@ -356,6 +469,37 @@ def test_every_export(watched: Watched, tmp_path: Path) -> None:
     page.locator("input[aria-label='Edit to open']").set_input_files(tmp_path / "edit.json")
     page.wait_for_timeout(300)
     assert state(watched)["moves"] == wanted["moves"]
+
+
+def test_edits_are_opened_whole_or_refused(open_page: Open, tmp_path: Path) -> None:
+    g = load_generator("toonfaces")
+    with served(make_studio(tmp_path / "work", {"toonfaces": g, "again": g})) as url:
+        watched = open_page(url)
+        page = watched.page
+        page.wait_for_selector("html[data-ready] canvas[data-frame]")
+        open_tab(watched, "Export")
+        page.wait_for_selector("code:has-text('eigenlens')")
+
+        def open_edit(**edit: Any) -> None:
+            (tmp_path / "edit.json").write_text(json.dumps({"version": 1} | edit), "utf-8")
+            page.locator("input[aria-label='Edit to open']").set_input_files(tmp_path / "edit.json")
+            page.wait_for_timeout(800)
+
+        first = state(watched)
+        move = {"directions": "eigen", "name": called("L3D1"), "by": 1.0}
+        for bound in ({"until": "pixels:brightness>0.5"}, {"codes": {"space": "z"}}):
+            open_edit(generator="toonfaces", moves=[move], **bound)
+            assert "which the studio cannot show" in page.locator("#notices").inner_text()
+            assert state(watched) == first
+            page.locator("#notices button").click()
+        open_edit(generator="toonfaces")
+        assert (state(watched)["seed"], state(watched)["truncation"], state(watched)["moves"]) == (0, 1, [])
+        open_edit(generator="again", codes={"seed": 5}, moves=[move])
+        assert (state(watched)["generator"], state(watched)["seed"]) == ("again", 5)
+        assert page.get_by_label("Generator", exact=True).input_value() == "again"
+        open_tab(watched, "Axes")
+        assert float(slider(watched, "L3D1").input_value()) == 1
+        watched.check_clean()
 
 
 def test_snapshots(watched: Watched) -> None:

@@ -136,11 +136,16 @@ class Preview:
         Moves of the Edit along the same direction are left out: each step stands in for them.
         """
         found = self.find(directions)
+        with self._lock:
+            codes = self.codes(self.without(edit, directions, name))
+            return traverse(self.generator, codes, found, found.index(name), steps, layers=layers)[0]
+
+    def without(self, edit: Edit, directions: str, name: str | int) -> Edit:
+        """Return an Edit less its moves along one direction."""
+        found = self.find(directions)
         index = found.index(name)
         others = [m for m in edit.moves if m.directions != directions or found.index(m.name) != index]
-        with self._lock:
-            codes = self.codes(dataclasses.replace(edit, moves=tuple(others)))
-            return traverse(self.generator, codes, found, index, steps, layers=layers)[0]
+        return dataclasses.replace(edit, moves=tuple(others))
 
     def morph(self, edit: Edit, n: int) -> Tensor:
         """Render the way from where an Edit starts to where it leads: [n, channels, height, width] on the CPU."""

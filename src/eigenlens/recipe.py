@@ -28,11 +28,13 @@ def shell(edit: Edit, out: str = "edit.png") -> str:
         return f"{written} && eigenlens edit --edit edit.json --out {shlex.quote(out)}"
     start = edit.codes
     words = ["eigenlens", "edit", edit.generator]
-    words += ["--codes", start.file] if start.file else []
-    words += ["--seed", str(start.seed)] if start.seed else []
     words += ["--index", str(start.index)] if start.index else []
-    words += ["--truncation", f"{start.truncation:g}"] if start.truncation != 1.0 else []
-    words += [] if start.label is None else ["--label", str(start.label)]
+    if start.file:  # it has its codes, however they were drawn
+        words += ["--codes", start.file]
+    else:
+        words += ["--seed", str(start.seed)] if start.seed else []
+        words += ["--truncation", f"{start.truncation:g}"] if start.truncation != 1.0 else []
+        words += [] if start.label is None else ["--label", str(start.label)]
     for move in edit.moves:
         how = f"by {_number(move.by)}" if move.by is not None else f"to {_number(move.to or 0.0)}"
         layers = f" layers {shlex.quote(move.layers)}" if move.layers else ""
@@ -40,6 +42,47 @@ def shell(edit: Edit, out: str = "edit.png") -> str:
     words += ["--until", str(edit.until)] if edit.until else []
     words += ["--keep", ",".join(edit.keep)] if edit.keep else []
     words += ["--region", ",".join(_number(each) for each in edit.region)] if edit.region else []
+    return shlex.join([*words, "--out", out])
+
+
+def along(
+    start: Start, generator: str, directions: str, name: str, limits: tuple[float, float], *, n: int, out: str,
+    fps: float | None = None,
+) -> str | None:  # fmt: skip
+    """Return the command that shows one code along a direction: a strip, or with `fps` a film forward and back.
+
+    Args:
+        start: the code.
+        generator: anything that `load_generator` opens.
+        directions: a file or a method.
+        name: of the direction.
+        limits: the ends, in σ.
+        n: pictures of the strip, or frames of the film one way.
+        out: the file to write.
+        fps: frames a second.
+
+    Returns:
+        None where flags cannot say it: the ends differ in size, the start has a space, cutoff, noise or number of its
+        own, or the name has commas.
+
+    Example:
+        >>> along(Start(seed=3), "toonfaces", "eigen", "L3D1", (-2.0, 2.0), n=5, out="strip.png")
+        'eigenlens traverse toonfaces --axis L3D1 --directions eigen --range=-2:2 --steps 5 --seeds 3 --out strip.png'
+    """
+    number = start.index if start.file else start.seed
+    plain = Start(seed=start.seed, index=start.index if start.file else 0, truncation=start.truncation,
+                  label=start.label, file=start.file)  # fmt: skip
+    low, high = limits
+    if plain != start or low != -high or name != name.strip() or "," in name or name == "all":
+        return None
+    axis = ["--axis", name] if not name.startswith("-") else [f"--axis={name}"]
+    words = ["eigenlens", "traverse", generator, *axis, "--directions", directions]
+    words += [f"--range={_number(low)}:{_number(high)}"]
+    words += ["--steps", str(n)] if fps is None else ["--frames", str(n), "--fps", _number(fps), "--easing", "linear"]
+    words += ["--codes", start.file] if start.file else []
+    words += ["--seeds", str(number)]
+    words += ["--truncation", _number(start.truncation)] if start.truncation != 1.0 and not start.file else []
+    words += [] if start.label is None or start.file else ["--label", str(start.label)]
     return shlex.join([*words, "--out", out])
 
 

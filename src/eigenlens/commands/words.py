@@ -160,7 +160,9 @@ def _flag(name: str, value: Any, *, repeated: bool = False) -> list[str]:
     flag = name.replace("_", "-")
     if isinstance(value, bool):
         return [f"--{flag}" if value else f"--no-{flag}"]
-    values = [str(each) for each in value] if isinstance(value, (tuple, list)) else [str(value)]
+    if not isinstance(value, (tuple, list)):
+        return [f"--{flag}={value}"] if str(value).startswith("-") else [f"--{flag}", str(value)]
+    values = [str(each) for each in value]
     return [word for each in values for word in (f"--{flag}", each)] if repeated else [f"--{flag}", *values]
 
 

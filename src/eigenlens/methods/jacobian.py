@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -64,19 +64,26 @@ class Jacobian:
     """Class of the codes; by default all classes."""
     name: ClassVar[str] = "jacobian"
 
-    def fit(self, generator: Generator, *, seed: int = 0, run: Path | None = None) -> Directions:
-        """Find the directions at codes of `seed`.
+    def fit(
+        self, generator: Generator, *, seed: int = 0, run: Path | None = None, codes: Codes | None = None
+    ) -> Directions:
+        """Find the directions at codes of `seed`, or at codes that are given.
+
+        Args:
+            generator: any generator.
+            seed: of the codes, and of the block that the iteration begins with.
+            run: of no use here.
+            codes: [n, slots, dim]: where, in place of codes that are drawn; `n_samples`, `sample`, `truncation` and
+                `label` then say nothing. Without a `space` the directions are those of the codes' own, of w for w+.
 
         Raises:
-            UserError: on a layer, region or range that is not there.
+            UserError: on a layer, region or range that is not there, no codes, or codes that cannot reach `space`.
         """
         self._check()
-        space = chosen_space(generator, self.space)
-        space = generator.space(space.broadcast_of) if space.broadcast_of else space
+        codes = self._drawn(generator, seed) if codes is None else self._given(generator, codes)
+        space = _repeated(generator, codes.space)
         check_layers(generator, space, self.layers)
-        label = "random" if self.label is None and generator.label_names else self.label
-        start, n = (0, self.n_samples) if self.sample is None else (self.sample, 1)
-        codes = generator.sample(n, seed=seed, start=start, space=space.name, truncation=self.truncation, label=label)
+        n = len(codes)
         region = parse_region(self.region)
         problem = Derivative(generator, codes, self.layers, self.at, region)
         dim = len(problem.free)
@@ -103,6 +110,20 @@ class Jacobian:
             provenance=provenance(self, generator, seed),
         )
 
+    def _drawn(self, generator: Generator, seed: int) -> Codes:
+        label = "random" if self.label is None and generator.label_names else self.label
+        start, n = (0, self.n_samples) if self.sample is None else (self.sample, 1)
+        space = _repeated(generator, chosen_space(generator, self.space))
+        return generator.sample(n, seed=seed, start=start, space=space.name, truncation=self.truncation, label=label)
+
+    def _given(self, generator: Generator, codes: Codes) -> Codes:
+        if not len(codes):
+            raise UserError("no codes came; give one or more, or none at all to have them drawn")
+        codes = codes if self.space is None else generator.lift(codes, self.space)
+        # tensors made in inference mode have no derivative, their copies do
+        labels = None if codes.labels is None else codes.labels.clone()
+        return replace(codes, latent=codes.latent.clone(), labels=labels)
+
     def _check(self) -> None:
         if self.n_directions < 1 or self.n_samples < 1 or self.iterations < 1 or self.regularisation < 0:
             raise UserError(
@@ -110,6 +131,11 @@ class Jacobian:
             )
         if self.sample is not None and self.sample < 0:
             raise UserError(f"sample {self.sample} came; codes are numbered from 0")
+
+
+def _repeated(generator: Generator, space: Space) -> Space:
+    """Return the space whose codes `space` repeats in every slot, such as w of w+; else `space` itself."""
+    return generator.space(space.broadcast_of) if space.broadcast_of else space
 
 
 def _leading(problem: Derivative, block: Tensor, halves: Tensor, k: int, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -160,7 +186,7 @@ class Derivative:
 
     Args:
         generator: whose.
-        codes: [n, ...]: where.
+        codes: [n, ...]: where; those of w+ move alike in all slots of the range.
         layers: layer range that moves.
         at: a layer, or `image`.
         region: box to tell inside from outside; None is everywhere.
@@ -168,7 +194,8 @@ class Derivative:
 
     def __init__(self, generator: Generator, codes: Codes, layers: str, at: str, region: Region | None) -> None:
         self.generator, self.at = generator, at if at == "image" else generator.layers[generator.layer_index(at)].name
-        self.slots, self.dim = codes.latent.shape[1:]
+        space = _repeated(generator, codes.space)
+        self.slots, self.dim = codes.latent.shape[1:] if space is codes.space else (space.slots, space.dim)
         wider = [each for each in generator.spaces.values() if each.broadcast_of == codes.space.name]
         host: Space = wider[0] if wider and layers != "all" else codes.space
         mask = host.mask(layers)  # [slots, dim]

@@ -20,7 +20,7 @@ from typing import Any
 from .. import images as pictures
 from .. import recipe, teach
 from ..algebra import compose, similarity
-from ..codes import Codes, cross, save_codes
+from ..codes import Codes, cross, load_codes, save_codes
 from ..codes import concatenate as join_codes
 from ..directions import Directions, concatenate
 from ..edit import Edit
@@ -177,6 +177,10 @@ class Desk:
             "codes": [str(path) for path in sorted((folder / "codes").glob("*.safetensors"))],
         }
 
+    def count(self, generator: str, source: str) -> dict[str, Any]:
+        """Tell how many codes a file holds."""
+        return {"n": len(load_codes(self.shelf.path(source), self.shelf.generator(generator)))}
+
     # teach
 
     def teach(self, body: TeachBody) -> dict[str, Any]:
@@ -283,24 +287,21 @@ class Desk:
         }
 
     def seeking(self, body: RegionBody) -> Callable[[Job], dict[str, Any]]:
-        """Return the work that finds directions of a box on a picture."""
+        """Return the work that finds directions of a box on a picture, at the code of that picture alone."""
         edit = self.shelf.edit(body.edit)
         x0, y0, x1, y1 = body.box
         if not (x0 < x1 and y0 < y1):
             raise UserError(f"the box {body.box} is empty; its left is less than its right, its top than its bottom")
-        start, g = edit.codes, self.shelf.generator(edit.generator)
-        is_drawn = start.file is None
-        method = make_method(
-            "jacobian",
-            {
-                "region": list(body.box), "n_directions": body.n_directions, "layers": body.layers,
-                "truncation": start.truncation, "label": start.label,
-                "sample": start.index if is_drawn else None, "n_samples": 1 if is_drawn else 8,
-            },
-        )  # fmt: skip
+        preview = self.shelf.preview(edit.generator)
+        g, codes = preview.generator, preview.codes(dataclasses.replace(edit, region=None))
+        method = METHODS["jacobian"](n_directions=body.n_directions, region=body.box, layers=body.layers)
 
         def work(job: Job) -> dict[str, Any]:
-            found = calibrate(g, method.fit(g, seed=start.seed), limits=False)
+            found = calibrate(g, method.fit(g, codes=codes), limits=False)
+            made = dataclasses.replace(
+                found.provenance, arguments={**found.provenance.arguments, "edit": edit.to_json()}
+            )
+            found = dataclasses.replace(found, provenance=made)
             names = [f"box-{k}" for k in range(len(found))]
             return {"source": self.draft(edit.generator, found.renamed(names), "box")}
 
@@ -348,8 +349,6 @@ class Desk:
     def projecting(self, generator: str, name: str, data: bytes, steps: int) -> Callable[[Job], dict[str, Any]]:
         """Return the work that finds the code of a photo; stopping it keeps the best so far."""
         g = self.shelf.generator(generator)
-        digest = hashlib.sha256(data).hexdigest()[:8]
-        stem = f"{file_stem(Path(name).stem, default='photo')}~{digest}"
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "photo"
             path.write_bytes(data)
@@ -370,6 +369,9 @@ class Desk:
 
             job.stops_itself = True
             found = project(g, goals, steps=steps, label=label, callback=show)
+            latent = found.codes.latent.detach().cpu().contiguous().numpy().tobytes()
+            digest = hashlib.sha256(data + g.weight_hash.encode() + latent).hexdigest()[:8]
+            stem = f"{file_stem(Path(name).stem, default='photo')}~{digest}"
             path = self.shelf.folder(generator) / "codes" / f"{stem}.safetensors"
             about = {"photo": name[:200], "figures": found.table()[0], "notes": [*photo.notes, *found.notes[0]]}
             save_codes(found.codes, path, g, force=True)
@@ -395,7 +397,7 @@ class Desk:
         """Return the type and the bytes of a file made of an Edit; pictures know how they were made."""
         edit = self.shelf.edit(body.edit)
         preview = self.shelf.preview(edit.generator)
-        about = {"version": 1, "edit": edit.to_json(), "command": recipe.shell(edit)}
+        about = self._recipe(edit, body)
         with tempfile.TemporaryDirectory() as folder:
             if body.kind in ("png", "strip"):
                 path = Path(folder) / "edit.png"
@@ -405,6 +407,29 @@ class Desk:
             path = Path(folder) / f"edit.{body.kind}"
             pictures.save_animation(list(frames), path, fps=body.fps, pingpong=True, recipe=about)
             return FILM_TYPES[body.kind], path.read_bytes()
+
+    def _recipe(self, edit: Edit, body: ExportBody) -> dict[str, Any]:
+        """Return what the file remembers: what it shows, and the command that makes it, where there is one."""
+        about: dict[str, Any] = {"version": 1, "edit": edit.to_json()}
+        if body.kind == "png":
+            return about | {"command": recipe.shell(edit)}
+        about |= {"kind": body.kind, "directions": body.directions, "name": body.name, "n": body.n}
+        command = self._command(edit, body)
+        return about if command is None else about | {"command": command}
+
+    def _command(self, edit: Edit, body: ExportBody) -> str | None:
+        """Return the command that makes a strip or film along a direction; None where there is none."""
+        if body.directions is None or body.name is None:
+            return None
+        preview, found = self.shelf.preview(edit.generator), self.shelf.directions(edit.generator, body.directions)
+        is_drawn_there = edit.codes.file is not None or found.space == preview.generator.default_space
+        if preview.without(edit, body.directions, body.name).moves or not is_drawn_there:
+            return None
+        out, fps = ("strip.png", None) if body.kind == "strip" else (f"film.{body.kind}", body.fps)
+        return recipe.along(
+            edit.codes, edit.generator, body.directions, found.names[found.index(body.name)], found.span(body.name),
+            n=max(3, body.n | 1), out=out, fps=fps,
+        )  # fmt: skip
 
     def _way(self, edit: Edit, body: ExportBody) -> tuple[Any, list[str]]:
         """Return the images of a strip or film, and their labels."""

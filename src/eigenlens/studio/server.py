@@ -351,6 +351,11 @@ def _add_sets(app: FastAPI, studio: Studio) -> None:
         """List the files of the workspace that belong to a generator."""
         return await studio.aside(desk.files, generator)
 
+    @app.get("/api/codes")
+    async def codes(generator: Source, source: Source) -> dict[str, Any]:
+        """Tell how many codes a file of the workspace holds."""
+        return await studio.aside(desk.count, generator, source)
+
     @app.get("/api/file", response_class=FileResponse)
     async def file(source: Source) -> FileResponse:
         """Give a file of the workspace."""

@@ -59,7 +59,7 @@ export class BreedPage {
       const { blob: picture } = await blob("/api/picture", { edit, n: N, columns: N, largest: 128 });
       const tiles = await tilesOf(picture, N, N);
       this.children.replaceChildren(...tiles.map((tile, index) => h("button", {
-        class: "thumb", "aria-label": `Child ${index + 1}`, onclick: () => store.set({ file, index, moves: [] }),
+        class: "thumb", "aria-label": `Child ${index + 1}`, onclick: () => store.set({ file, index, moves: [], n: 1 }),
       }, tile)));
     } catch (error) {
       complain(error);
@@ -68,12 +68,12 @@ export class BreedPage {
 
   /** Show the forebears of the picture, generation by generation. */
   async #lineage() {
-    const { file, index, generator } = store.state;
-    const wanted = JSON.stringify([file, index]);
+    const { file, index, seed, generator } = store.state;
+    const wanted = JSON.stringify(file === null ? [seed] : [file, index]);
     if (wanted === this.#shownFor) return;
     this.#shownFor = wanted;
     if (!file?.includes("children~")) {
-      this.line.replaceChildren(h("p", { class: "quiet" }, file ? "It is a photo's code." : `It was drawn: seed ${store.state.seed}.`));
+      this.line.replaceChildren(h("p", { class: "quiet" }, file ? "It is a photo's code." : `It was drawn: seed ${seed}.`));
       return;
     }
     const generations = [];
@@ -94,7 +94,7 @@ export class BreedPage {
       h("span", { class: "quiet" }, ["parents", "grandparents"][k] ?? `${k + 1} generations up`),
       h("div", { class: "thumbs small" }, edits.map((edit) => {
         const thumb = h("button", { class: "thumb", "aria-label": "Go to this forebear", onclick: () => store.set({
-          generator, seed: edit.codes.seed ?? 0, file: edit.codes.file ?? null, index: edit.codes.index ?? 0,
+          generator, n: 1, seed: edit.codes.seed ?? 0, file: edit.codes.file ?? null, index: edit.codes.index ?? 0,
           truncation: edit.codes.truncation ?? 1, moves: edit.moves.filter((move) => store.state.sets.includes(move.directions)),
         }) });
         this.#draw(thumb, edit);

@@ -113,7 +113,7 @@ export class DiscoverPage {
     this.#bound();
     const { state } = store;
     try {
-      const job = await post("/api/region", { edit: editOf({ ...state, keep: [], region: null }), box: this.lastBox, layers: this.boxLayers.value.trim() || "all" });
+      const job = await post("/api/region", { edit: editOf({ ...state, region: null }), box: this.lastBox, layers: this.boxLayers.value.trim() || "all" });
       const made = await this.boxJob.follow(job);
       if (!made || store.state.generator !== state.generator) return;
       this.sets.put(made.source);

@@ -8,8 +8,8 @@ import { store, editOf, toHash } from "./store.js";
 const fileName = () => `${store.state.generator.split("/").pop()}-${store.state.seed}`;
 
 export class ExportsPage {
-  constructor(place, { sliders }) {
-    this.sliders = sliders;
+  constructor(place, { sliders, open }) {
+    Object.assign(this, { sliders, open });
     this.shell = h("code", { class: "said", tabindex: "0", "aria-label": "Shell command" });
     this.python = h("code", { class: "said", tabindex: "0", "aria-label": "Python" });
     this.json = h("code", { class: "said", tabindex: "0", "aria-label": "Edit as JSON" });
@@ -90,17 +90,28 @@ export class ExportsPage {
 
   async #open() {
     try {
-      const edit = JSON.parse(await this.opened.files[0].text());
-      await post("/api/recipe", { edit });  // the server says what is wrong with it
-      const sets = [...new Set([...store.state.sets, ...edit.moves.map((move) => move.directions)])];
-      store.set({
-        generator: edit.generator, seed: edit.codes.seed ?? 0, file: edit.codes.file ?? null, index: edit.codes.index ?? 0, truncation: edit.codes.truncation ?? 1,
-        cutoff: edit.codes.cutoff ?? null, label: edit.codes.label ?? null, noise: edit.codes.noise ?? null, moves: edit.moves, keep: edit.keep ?? [], region: edit.region ?? null, sets, n: 1,
-      });
+      const { edit } = await post("/api/recipe", { edit: read(await this.opened.files[0].text()) });  // filled in, or the server says what is wrong
+      const { codes, moves, generator, keep = [], region = null } = edit;
+      for (const [what, is] of [["until", edit.until], ["space", codes.space]]) {
+        if (is) throw new Error(`This Edit says '${what}': '${is}', which the studio cannot show; eigenlens edit --edit makes its picture`);
+      }
+      const { seed, index, truncation, file = null, cutoff = null, label = null, noise = null } = codes;
+      const state = { generator, seed, index, truncation, file, cutoff, label, noise, moves, keep, region, n: 1 };
+      const sets = moves.map((move) => move.directions);
+      if (generator === store.state.generator) store.set({ ...state, sets: [...new Set([...store.state.sets, ...sets])] });
+      else await this.open({ ...state, sets: [...new Set(sets)] });
     } catch (error) {
-      complain(error instanceof SyntaxError ? "This file is no JSON" : error);
+      complain(error);
     }
     this.opened.value = "";
+  }
+}
+
+function read(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw new Error("This file is no JSON; choose one that Edit (JSON) or eigenlens edit --save-edit wrote");
   }
 }
 

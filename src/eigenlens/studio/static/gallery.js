@@ -64,7 +64,7 @@ export class GalleryPage {
         h("button", { class: "icon", "aria-label": "48 further", onclick: () => page(48) }, "›"),
         this.range, h("span", { class: "grow" }), h("label", {}, this.withMoves, " with the moves")),
       this.gallery.element);
-    store.on("commit", () => this.#mark());
+    store.on("commit", () => { if (!place.hidden) this.show(); });
   }
 
   show() {

@@ -43,4 +43,5 @@ export function listen({ transport, sliders, tabs, hold, snapshot }) {
     }
   });
   document.addEventListener("keyup", (event) => { if (event.key === "b" || event.key === "B") hold(false); });
+  addEventListener("blur", () => hold(false));  // another window hears the key come up
 }

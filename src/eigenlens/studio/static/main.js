@@ -36,7 +36,7 @@ const teach = new TeachPage(tabs.add("teach", "Teach", () => teach.show()), { sl
 const discover = new DiscoverPage(tabs.add("discover", "Discover", () => discover.show()), { sets, tabs, stage, sliders });
 const breed = new BreedPage(tabs.add("breed", "Breed", () => breed.show()));
 new PhotoPage(tabs.add("photo", "Photo"), { tabs });
-const exports = new ExportsPage(tabs.add("exports", "Export", () => exports.show()), { sliders });
+const exports = new ExportsPage(tabs.add("exports", "Export", () => exports.show()), { sliders, open: (state) => open(state) });
 
 // --- frames ---
 
@@ -82,6 +82,9 @@ addEventListener("hashchange", () => {
   const state = fromHash(location.hash);
   if (state) open(state).catch(complain);
 });
+
+// On a phone the tabs are pinned below the picture, whose controls, and so its height, hang on the generator.
+new ResizeObserver(([{ target }]) => document.documentElement.style.setProperty("--pinned", `${target.offsetHeight}px`)).observe(byId("left"));
 
 // --- opening ---
 

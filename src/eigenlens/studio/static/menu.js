@@ -10,7 +10,7 @@ export function openMenu(anchor, entries) {
   const menu = h("div", { class: "menu", role: "menu" }, entries.map((entry) =>
     entry instanceof Element ? entry : h("button", {
       role: "menuitem", title: entry.reason, "aria-disabled": entry.reason ? "true" : undefined,
-      onclick: () => { if (!entry.reason) { closeMenu(); entry.act(); } },
+      onclick: () => { if (!entry.reason) { closeMenu(); anchor.focus(); entry.act(); } },
     }, entry.text)));
   document.body.append(menu);
   const place = anchor.getBoundingClientRect();

@@ -28,14 +28,16 @@ export class Sets {
         table?.title ?? "…", h("span", { class: "quiet" }, ` ${table?.rows.length ?? ""} ▾`));
     });
     this.add = h("button", { class: "chip", "aria-haspopup": "menu", onclick: (event) => this.#addMenu(event.currentTarget) }, "+ Add");
+    const focused = this.chips.contains(document.activeElement) ? document.activeElement : null;
     this.chips.replaceChildren(...chips, this.add);
+    if (focused) (chips.find((each) => each.title === focused.title) ?? this.add).focus();
   }
 
-  /** Put a set on the page, in the place of another where one is given; moves along that one go over to it. */
+  /** Put a set on the page, in the place of another where that one is there still; moves along it go over. */
   put(source, { instead = null, rename = {}, flip = [], drop = [], commit = true } = {}) {
     const { state } = store;
     const sets = state.sets.includes(source) ? state.sets.filter((each) => each !== instead || each === source)
-      : instead ? state.sets.map((each) => (each === instead ? source : each)) : [...state.sets, source];
+      : state.sets.includes(instead) ? state.sets.map((each) => (each === instead ? source : each)) : [...state.sets, source];
     const moves = state.moves.flatMap((move) => {
       if (!instead || move.directions !== instead) return [move];
       if (drop.includes(move.name)) return [];
@@ -121,10 +123,18 @@ export class Sets {
     else complain((await response.json()).error);
   }
 
+  /** Tell whether a set is being measured or named: there is one bar alone. */
+  get #isBusy() {
+    if (this.job.isBusy) complain("A set is being measured or named already; wait for it, or cancel it");
+    return this.job.isBusy;
+  }
+
   async measure(source) {
+    if (this.#isBusy) return;
+    const { generator } = store.state;
     try {
-      const made = await this.job.follow(await post("/api/measure", { generator: store.state.generator, source }));
-      if (!made) return;
+      const made = await this.job.follow(await post("/api/measure", { generator, source }));
+      if (!made || store.state.generator !== generator) return;
       this.sliders.carryPins(source, made.source, {});
       this.put(made.source, { instead: source });
     } catch (error) {
@@ -134,9 +144,11 @@ export class Sets {
 
   /** Let a reader propose names. */
   async name(source, reader) {
+    if (this.#isBusy) return;
+    const { generator } = store.state;
     try {
-      const made = await this.job.follow(await post("/api/names", { generator: store.state.generator, source, reader }));
-      if (!made) return;
+      const made = await this.job.follow(await post("/api/names", { generator, source, reader }));
+      if (!made || store.state.generator !== generator) return;
       this.sliders.carryPins(source, made.source, made.rename);
       this.put(made.source, { instead: source, rename: made.rename });
       const n = Object.keys(made.rename).length;

@@ -48,6 +48,7 @@ export class Sliders extends EventTarget {
     const { sets, generator } = store.state;
     const wanted = sets.filter((source) => this.#tables.get(source)?.generator !== generator);
     for (const [key, row] of this.#rows) if (wanted.includes(row.source)) this.#rows.delete(key);
+    if (wanted.length) this.#order = "";  // new rows may have the old names
     const read = await Promise.allSettled(wanted.map((source) => get("/api/directions", { generator, source })));
     read.forEach((result, k) => {
       if (result.status === "fulfilled") this.#tables.set(wanted[k], { ...result.value, generator });
@@ -105,7 +106,7 @@ export class Sliders extends EventTarget {
     const order = JSON.stringify([groups.map(([title, rows]) => [title, rows.map(({ source, row }) => keyOf(source, row.name))]), this.view]);
     if (order !== this.#order) {
       this.#order = order;
-      this.list.replaceChildren(...groups.map(([title, rows]) =>
+      this.#replace(() => groups.map(([title, rows]) =>
         h("section", { class: "group", "aria-label": title || "directions" },
           title ? h("h2", {}, title) : null,
           h("div", { class: "rows" }, rows.map(({ source, row }) => this.#row(source, row).element)))));
@@ -116,6 +117,18 @@ export class Sliders extends EventTarget {
     this.changedOnly.setAttribute("aria-pressed", String(this.view.changed));
     this.count.textContent = `${pinned.length + rest.length} of ${all.length}`;
     this.update();
+  }
+
+  /** Make the list anew; what had the focus keeps it, or its like in the row that now stands there gets it. */
+  #replace(make) {
+    const focused = this.list.contains(document.activeElement) ? document.activeElement : null;
+    const rows = () => [...this.list.querySelectorAll(".axis")];
+    const place = rows().findIndex((row) => row.contains(focused));
+    this.list.replaceChildren(...make());  // rows that go into new groups lose the focus
+    if (!focused) return;
+    const kind = ["name", "number", "more"].find((each) => focused.classList.contains(each));
+    const like = rows()[place]?.querySelector(kind ? `.${kind}` : "input[type=range]");
+    (this.list.contains(focused) ? focused : like)?.focus({ preventScroll: true });
   }
 
   #group({ source, row }) {

@@ -24,6 +24,7 @@ export class TeachPage {
       h("p", {}, "What do you mean? Mark pictures that have ", h("b", {}, "more"), " of it and some that have ", h("b", {}, "less"), ". A slider appears with the first of each, and gets better with every one."),
       h("div", { class: "bar" }, h("label", {}, "Name ", this.name), button("Other pictures", () => this.#other()), button("Start another", () => this.#anew())),
       this.said, this.place, this.gallery.element);
+    store.on("commit", () => { if (!place.hidden) this.show(); });
   }
 
   async show() {

@@ -1,10 +1,11 @@
 // Below the picture: which one it is, how many, how close to the mean, and holding to compare.
 
-import { h, byId, grey } from "./dom.js";
+import { h, byId, button, complain, grey } from "./dom.js";
+import { get } from "./api.js";
 import { store } from "./store.js";
 
 export class Transport extends EventTarget {
-  #slow = null;
+  #counts = new Map();   // file of codes -> how many it holds; null while that is asked
 
   constructor() {
     super();
@@ -17,7 +18,7 @@ export class Transport extends EventTarget {
     });
     this.random = h("button", { title: "Random (R)", onclick: () => seed({ seed: Math.floor(Math.random() * 1e6) }) }, "Random");
     this.many = h("div", { class: "segments", role: "radiogroup", "aria-label": "Pictures" }, [1, 4, 9].map((n) =>
-      h("button", { role: "radio", "data-n": String(n), title: `${n} ${n === 1 ? "picture" : "pictures"} at once`, onclick: () => store.set({ n }) }, String(n))));
+      button(String(n), () => store.set({ n }), { role: "radio", "data-n": String(n) })));
     this.compare = h("button", { class: "hold", title: "Hold to see it without the moves (B)", "aria-label": "Hold to compare" }, "A/B");
     const hold = (isHeld) => this.dispatchEvent(new CustomEvent("hold", { detail: isHeld }));
     this.compare.addEventListener("pointerdown", () => hold(true));
@@ -57,14 +58,44 @@ export class Transport extends EventTarget {
 
   step(by) {
     const { state } = store;
-    if (state.file === null) store.set({ seed: Math.max(0, state.seed + by) });
-    else store.set({ index: Math.max(0, state.index + by) });
+    if (state.file === null) {
+      store.set({ seed: Math.max(0, state.seed + by) });
+      return;
+    }
+    const index = Math.max(0, Math.min(this.#count - state.n, state.index + by));
+    if (index !== state.index) store.set({ index });
+  }
+
+  /** How many codes there are to show: as many as the file holds, at first those that are shown. */
+  get #count() {
+    const { file, index, n } = store.state;
+    return file === null ? Infinity : this.#counts.get(file) ?? index + n;
+  }
+
+  async #learnCount() {
+    const { file, generator } = store.state;
+    if (file === null || this.#counts.has(file)) return;
+    this.#counts.set(file, null);
+    try {
+      this.#counts.set(file, (await get("/api/codes", { generator, source: file })).n);
+      this.show();
+    } catch (error) {
+      this.#counts.delete(file);
+      complain(error);
+    }
   }
 
   show() {
     const { state } = store;
     if (document.activeElement !== this.seed || this.seed.value === "") this.seed.value = state.file === null ? String(state.seed) : state.file.includes("children~") ? `child ${state.index + 1}` : "photo";
-    for (const each of this.many.children) each.setAttribute("aria-checked", String(Number(each.dataset.n) === state.n));
+    this.#learnCount();
+    const left = this.#count - state.index;
+    for (const each of this.many.children) {
+      const n = Number(each.dataset.n);
+      each.setAttribute("aria-checked", String(n === state.n));
+      greyed(each, n > Math.max(1, left) ? `Its file holds no ${n} codes from this one on` : "", `${n} ${n === 1 ? "picture" : "pictures"} at once`);
+    }
+    greyed(this.next, state.n < left ? "" : "This is the last code of its file", "Next (N)");
     this.truncation.value = state.truncation;
     this.psi.value = state.truncation.toFixed(2);
     this.cutoff.value = state.cutoff ?? "";
@@ -76,4 +107,10 @@ export class Transport extends EventTarget {
     }
     grey(this.compare, state.moves.length ? "" : "Nothing is moved yet");
   }
+}
+
+/** Grey a control with its reason, or give it back its title. */
+function greyed(element, reason, title) {
+  grey(element, reason);
+  if (!reason) element.title = title;
 }
