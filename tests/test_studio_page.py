@@ -17,6 +17,7 @@ pytest.importorskip("fastapi", reason="the studio's extra is not installed")
 
 from browser import Watched
 from eigenlens.generator import load_generator
+from eigenlens.method import METHODS
 from families import TINY
 from studios import make_studio, served
 
@@ -323,21 +324,30 @@ def test_sliders_work_after_a_set_of_the_same_names_has_taken_their_place(open_p
         assert not watched.strangers
 
 
-def test_names_that_come_late_are_kept_and_one_set_is_named_at_a_time(watched: Watched) -> None:
+def test_names_that_come_late_are_kept_and_one_set_is_named_at_a_time(watched: Watched, tmp_path: Path) -> None:
     page = watched.page
+    two = METHODS["eigen"](measured=False).fit(load_generator("toonfaces"))[:2].renamed(["one", "two"])
+    page.locator("input[aria-label='File of directions']").set_input_files(two.save(tmp_path / "two.safetensors"))
+    page.wait_for_selector("text=26 of 26")
+
+    def suggest() -> None:
+        page.locator(".sets .chip").nth(1).click()
+        page.get_by_role("menuitem", name="Suggest names from pixels").click()
+
     page.route("**/api/jobs/*", lambda route: None)  # the page hears nothing of its job
-    suggest = "Suggest names from pixels"
-    menu(watched, "eigen 24 ▾", suggest)
+    suggest()
     page.wait_for_selector(".job:visible")
-    menu(watched, "eigen 24 ▾", suggest)
+    suggest()
     page.wait_for_selector("text=A set is being measured or named already")
-    menu(watched, f"More about {called('L3D3')}", "Turn round")
+    before = state(watched)["sets"]
+    menu(watched, "More about two", "Turn round")
     page.wait_for_timeout(600)
-    [turned] = state(watched)["sets"]
-    assert turned != "eigen"
+    turned = state(watched)["sets"]
+    assert turned[0] == before[0]
+    assert turned[1] != before[1]
     page.unroute("**/api/jobs/*")  # lets go of those that are held
-    page.wait_for_selector("text=48 of 48", timeout=60_000)
-    assert state(watched)["sets"][0] == turned
+    page.wait_for_selector("text=28 of 28", timeout=60_000)
+    assert state(watched)["sets"][:2] == turned
 
 
 def test_pins_search_layers_and_coordinates(watched: Watched) -> None:
