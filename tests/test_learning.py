@@ -18,6 +18,7 @@ import torch
 import eigenlens
 import families
 from blobs import blobs
+from devices import far_device
 from eigenlens import Directions, UserError
 from eigenlens.algebra import principal_angles
 from eigenlens.cli import main
@@ -255,6 +256,22 @@ def test_a_loss_that_is_no_number_is_told() -> None:
     )
     with pytest.raises(UserError, match="lower the learning rate"):
         learn(learner, n_steps=1, patience=0, about={"method": "x"}, run=None, device=torch.device("cpu"))
+
+
+def test_a_run_stopped_within_a_tick_goes_on_on_another_device(tmp_path: Path) -> None:
+    def step_on(device: torch.device, n_steps: int, run: Path) -> list[dict]:
+        it = seeded(0, lambda: torch.nn.Linear(1, 1, bias=False)).to(device)
+        seen = torch.zeros(1).to(device)
+        learner = Learner({"it": it}, lambda step: (it.weight.square().sum(), seen + step), ["seen"], learning_rate=0.1)
+        about = {"method": "toy", "arguments": {}, "seed": 0, "generator": {"weights": "0"}}
+        learn(learner, n_steps=n_steps, patience=0, about=about, run=run, device=device)
+        return [{**line, "seconds": 0} for line in lines(run)]
+
+    whole = step_on(torch.device("cpu"), 5, tmp_path / "whole")
+    step_on(torch.device("cpu"), 3, tmp_path / "part")
+    with far_device() as device:
+        again = step_on(device, 5, tmp_path / "part")
+    assert again[-1] == pytest.approx(whole[-1])  # the figures of the whole tick
 
 
 def test_rounds_stand_at_right_angles_and_go_on(eigengan: Generator, tmp_path: Path) -> None:

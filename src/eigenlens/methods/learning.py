@@ -348,7 +348,7 @@ def learn(
         patience: after how many ticks without an improvement of 1 % the loss counts as flat; 0: never.
         about: what must be the same when a run goes on; see `about_fit`.
         run: the folder; None keeps nothing.
-        device: for messages between processes.
+        device: where it learns.
         tick: steps a line.
         save_seconds: how often the state is saved.
 
@@ -358,6 +358,7 @@ def learn(
     """
     journal = _Journal(run, learner, about, n_steps)
     past = journal.resume()
+    past.figures = [each.to(device) for each in past.figures]  # a state is read on the CPU
     is_first = runtime.rank() == 0
     saved = time.monotonic()
     begun = saved - past.seconds
