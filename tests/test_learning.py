@@ -286,6 +286,10 @@ def test_rounds_stand_at_right_angles_and_go_on(eigengan: Generator, tmp_path: P
     again = method.fit(eigengan, run=tmp_path)  # both rounds are there
     assert torch.equal(again.vectors, d.vectors)
     assert torch.equal(again.importance, d.importance)
+    for longer in (replace(method, n_steps=8), replace(method, patience=1)):  # round 2 would stand beside what has gone
+        with pytest.raises(UserError, match=r"round-1 has other settings: .*; give the same ones, or another --run"):
+            longer.fit(eigengan, run=tmp_path)
+    assert torch.equal(method.fit(eigengan, run=tmp_path).vectors, d.vectors)  # nothing has moved
     with pytest.raises(UserError, match=r"rounds 6 is not possible; it is a number from 1 to 5"):
         replace(method, rounds=6).fit(eigengan)
 

@@ -49,7 +49,7 @@ from ..reconstructor import (
 STATE = "state.pt"
 STATE_FORMAT = "eigenlens.learning/1"
 FREE_ON_RESUME = ("n_steps", "patience")
-"""Fields of a method that a resumed run may change: none of them touches a step."""
+"""Fields of a method that a resumed run may change: none of them touches a step. With several rounds none may."""
 TICK = 50
 """Steps whose mean figures are one line of `metrics.jsonl`."""
 MARGIN = 0.01
@@ -521,12 +521,15 @@ def read_state(file: Path, about: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
         raise UserError(f"{file} is no state in format {STATE_FORMAT}; give another --run")
     then, now = (_flat(each) for each in (json.loads(state["about"]), about))
-    differing = [key for key in now if then.get(key) != now[key] and key not in FREE_ON_RESUME]
+    # of several rounds, the later ones stand at right angles to what the earlier ones ended with
+    free = () if "rounds" in now else FREE_ON_RESUME
+    then = {"rounds": now.get("rounds")} | then  # states of version 0.1.0 do not tell
+    differing = [key for key in now if then.get(key) != now[key] and key not in free]
     if differing:
         listed = ", ".join(f"{key} (was {then.get(key)}, now {now[key]})" for key in differing)
+        may = f" ({', '.join(free)} may change)" if free else ""
         raise UserError(
-            f"the run at {file.parent.parent} has other settings: {listed}; give the same ones "
-            f"({', '.join(FREE_ON_RESUME)} may change), or another --run"
+            f"the run at {file.parent.parent} has other settings: {listed}; give the same ones{may}, or another --run"
         )
     return state
 
@@ -751,7 +754,8 @@ class ReconstructionGame:
         """Learn until `n_steps`; `settled` are fields whose value the game has settled, such as the frame."""
         method, generator = self.method, self.scene.generator
         about = about_fit(method, generator, self.seed)
-        about["arguments"].pop("rounds", None)  # of a round, how many there are settles nothing
+        if about["arguments"].get("rounds") == 1:
+            del about["arguments"]["rounds"]  # as in methods that have none
         about["arguments"] |= {"learn_in": self.scene.precision, **settled}
         learn(self.learner, n_steps=n_steps, patience=method.patience, about=about, run=run, device=generator.device)
 
