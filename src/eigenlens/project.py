@@ -337,7 +337,8 @@ def tune(
         rank: of what is added to each matrix or kernel; the file grows with it. The subspaces of an EigenGAN stay,
             so that its axes do.
         weights: whether weights move.
-        noise: whether the stored noise maps do; they are held white by the published penalty.
+        noise: whether the stored noise maps do; they are held white by the published penalty, and each step brings
+            them back to the mean and the variance that they had.
         distances: names in `DISTANCES`, summed; `pixels` is always among them.
         learning_rate: of Adam; weights move in units of their own root mean square.
         locality: weight of the distance between images before and after at codes on the way from a photo's to a
@@ -360,13 +361,14 @@ def tune(
         raise UserError("tuning needs weights or noise to move, a rank from 1 and steps from 0")
     worker = generator.moved_by({})
     maps = _freed_noise(worker) if noise else {}
+    stored = [each.detach().clone() for each in maps.values()]
     factors = _factorised(worker, rank, seed) if weights else {}
     parameters = [each for pair in factors.values() for each in pair] + list(maps.values())
     optimiser = torch.optim.Adam(parameters, learning_rate)
     goals, codes = projection.goals.to(generator.device), projection.codes.to(generator.device)
     size, done = min(len(codes), generator.batch_size, 8), 0
     turns = [[(step * size + row) % len(codes) for row in range(size)] for step in range(steps)]
-    pivots = codes[[rows[0] for rows in turns]]
+    pivots = codes[[step % len(codes) for step in range(steps)]]
     near = _toward_samples(generator, pivots, seed) if locality and steps else None
     wanted = distance_to(goals, names) if size == len(codes) else None  # then all photos have their turn each step
     try:
@@ -387,6 +389,9 @@ def tune(
             loss.backward()
             optimiser.param_groups[0]["lr"] = learning_rate * schedule((step + 1) / steps)
             optimiser.step()
+            with torch.no_grad():
+                for each, first in zip(maps.values(), stored, strict=True):
+                    each.copy_((each - each.mean()) / each.std().clamp(min=1e-12) * first.std() + first.mean())
             done = step + 1
             if callback is not None:
                 callback(done, steps, float(distance.detach()))
@@ -487,10 +492,7 @@ def _moved(
             tensors[name + LEFT], tensors[name + RIGHT] = left.detach() * scale, right.detach()
     state = generator.network.state_dict()
     for name, noise in maps.items():
-        whole, before = noise.detach(), state[name]
-        # mean and variance as they were, as after every step of the published method
-        whole = (whole - whole.mean()) / whole.std().clamp(min=1e-12) * before.std() + before.mean()
-        tensors[name + WHOLE] = whole - before
+        tensors[name + WHOLE] = noise.detach() - state[name]
     return tensors
 
 
