@@ -81,7 +81,7 @@ def project(
         prior: weight of the squared Mahalanobis distance of the code to its mean, for each dimension. More keeps codes
             where edits work, less comes closer to the photo; 0 leaves it out.
         learning_rate: of Adam, in σ a step; it rises over the first 5 % and falls to 0 over the last half.
-        label: class of a conditional generator, as `Generator.sample` takes it.
+        label: class of a conditional generator, as `Generator.sample` takes it; Codes to start from have their own.
         callback: is given the Progress of each step.
 
     Raises:
@@ -275,6 +275,8 @@ def starting_codes(
     elif isinstance(start, Codes):
         if len(start) != len(images):
             raise UserError(f"{len(start)} codes to start from came for {len(images)} images; give one each")
+        if label is not None:
+            raise UserError(f"codes to start from have labels of their own; leave the label {label!r} out")
         found = generator.lift(start, space.name)
     elif start == "mean":
         found = _mean(generator, space, len(images), label)
@@ -305,8 +307,8 @@ def best_samples(
 
 
 def _mean(generator: Generator, space: Space, n: int, label: Any) -> Codes:
-    latent = space.colour(torch.zeros(n, space.slots, space.dim))
-    return Codes(space, latent, generator.encode_labels(label, n))
+    drawn = generator.sample(n, space=space.name, label=label)  # its labels: a space may hold the class in its codes
+    return drawn.with_latent(space.colour(torch.zeros(n, space.slots, space.dim)))
 
 
 # --- tuning -----------------------------------------------------------------------------------------------------------
@@ -515,7 +517,7 @@ def judge(
             figures[name] = torch.cat([distance_to(goals[a:b], [name])(images[a:b]) for a, b in spans])
         reach = codes.space.whiten(codes.latent).square().mean((1, 2)).sqrt()
         figures["sigma"] = reach
-        labels = None if codes.labels is None else "random"
+        labels = "random" if generator.label_names else None
         some = generator.sample(min(64, 4 * generator.batch_size), seed=0, label=labels).to(generator.device)
         mean_image = generator.render(some).mean(0, keepdim=True).to(goals)
         figures["explained"] = 1 - figures["pixels"] / pixel_distance(mean_image, goals).clamp(min=1e-12)
