@@ -81,6 +81,9 @@ class Scene:
         label, truncation: of the codes; by default all classes, mixed.
         precision: of the network; `auto` is bf16 where that is faster.
         seed, stream: what fixes the codes; no other seed or stream draws them.
+
+    Raises:
+        UserError: on a space, layers or a layer that the generator lacks, and where what moves is not seen.
     """
 
     def __init__(
@@ -107,6 +110,11 @@ class Scene:
         self.free = self.moves.flatten().nonzero()[:, 0]
         self.at = at if at == "image" else generator.layers[generator.layer_index(at)].name
         self.first = generator.first_layer_fed(layers, self.host)
+        if at != "image" and generator.layer_index(self.at) < generator.layer_index(self.first):
+            raise UserError(
+                f"layers {layers!r} change nothing before {self.first}, so {self.at} shows none of it; "
+                f"give `at` as {self.first} or later"
+            )
         self.label = "random" if label is None and generator.label_names else label
         self.truncation = truncation
         self.precision = runtime.resolve_precision(precision, generator.device)
@@ -655,6 +663,14 @@ class ReconstructionSettings:
     }
     """Settings for two cores: fewer directions and steps, larger ones, and images averaged to 32 px."""
 
+    def check(self) -> None:
+        """Raise UserError unless the settings are possible, and the processes can share a batch."""
+        limits = dict.fromkeys(("learning_rate", "n_steps", "noise", "patience", "shift_weight"), (0.0, math.inf))
+        check_ranges(self, limits | {"n_directions": (1.0, math.inf), "batch": (2.0, math.inf)})
+        if self.see is not None and self.see < 1:
+            raise UserError(f"see {self.see} is not possible; it is a number of pixels from 1")
+        check_share(self.batch)
+
     def scene(self, generator: Generator, seed: int) -> Scene:
         """Return the codes and images of a fit."""
         return Scene(
@@ -696,7 +712,6 @@ class ReconstructionGame:
     figures: ClassVar[tuple[str, ...]] = ("accuracy", "shift_error")
 
     def __init__(self, method: ReconstructionSettings, scene: Scene, mover: nn.Module, seed: int) -> None:
-        check_ranges(method, {"noise": (0.0, math.inf)})
         self.method, self.scene, self.seed = method, scene, seed
         self.law = ShiftLaw(method.least_shift, method.shift)
         self.k = method.n_directions
