@@ -41,6 +41,14 @@ class FarTensor(Tensor):
         """Return where the numbers are."""
         return self.near.data_ptr()
 
+    def tolist(self) -> Any:
+        """Return the numbers, as a tensor of a GPU does."""
+        return self.near.tolist()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Let files hold the numbers."""
+        return self.near.__reduce_ex__(protocol)
+
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         """Compute with the numbers, unless tensors of both devices meet."""

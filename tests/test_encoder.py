@@ -59,6 +59,12 @@ def test_resumed_run_is_the_uninterrupted_one(eigengan: Generator, tmp_path: Pat
         assert torch.equal(value, Encoder.load(out, eigengan).network.state_dict()[key]), key
 
 
+def test_a_finished_encoder_keeps_its_figures(eigengan: Generator, tmp_path: Path) -> None:
+    first, again = (trained(eigengan, tmp_path / "e.safetensors").about for _ in range(2))
+    assert first["distance"] > 0
+    assert again == first
+
+
 def test_state_of_other_settings_is_refused(eigengan: Generator, tmp_path: Path) -> None:
     out = tmp_path / "e.safetensors"
     trained(eigengan, out, kimg=0.008)

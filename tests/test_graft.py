@@ -12,7 +12,7 @@ import torch
 from eigenlens import METHODS, UserError, load_generator
 from eigenlens.cli import main
 from eigenlens.generators.eigengan import EigenGAN, EigenGANConfig, EigenGANNetwork
-from eigenlens.graft import compare_graft, graft, scrambled
+from eigenlens.graft import compare_graft, graft, scrambled, tune
 from eigenlens.training.eigengan import configure, train
 from families import TINY
 
@@ -101,6 +101,19 @@ def test_the_command_writes_an_ordinary_generator(tmp_path: Path, capsys: pytest
     assert len(METHODS["eigen"]().fit(made)) == 6
     assert main(words) == 2
     assert "--force" in capsys.readouterr().err
+
+
+def test_tuning_learns_after_a_cooldown_of_the_host(tmp_path: Path) -> None:
+    np.save(tmp_path / "data.npy", np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3), dtype=np.uint8))
+    rate = 1e-3
+    config = configure("tiny-16", kimg=0.016, cooldown_kimg=1.6, distance_images=0, learning_rate=rate)
+    run = train(config, data=tmp_path / "data.npy", run=tmp_path / "run", precision="fp32", log=lambda line: None)
+    host = load_generator(run / "last")
+    made = graft(host, EigenGAN(EigenGANNetwork(config.model), name="donor"), layers="2")
+    tune(made, run / "last" / "state.pt", data=tmp_path / "data.npy", kimg=0.008, run=tmp_path / "tuned")
+    state = torch.load(tmp_path / "tuned" / "last" / "state.pt", weights_only=True)
+    name = "blocks.1.subspace.basis"
+    assert float((state["generator"][name] - made.network.state_dict()[name]).abs().max()) > 0.5 * rate  # one step
 
 
 def test_tuning_goes_on_with_the_hosts_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

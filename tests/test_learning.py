@@ -18,10 +18,12 @@ import torch
 import eigenlens
 import families
 from blobs import blobs
+from devices import far_device
 from eigenlens import Directions, UserError
 from eigenlens.algebra import principal_angles
 from eigenlens.cli import main
 from eigenlens.generator import Generator
+from eigenlens.methods.contrastive import Contrastive
 from eigenlens.methods.learning import (
     STATE,
     LearnedFrame,
@@ -34,7 +36,9 @@ from eigenlens.methods.learning import (
     twins,
     warn_of_confusion,
 )
+from eigenlens.methods.pairs import Pairs
 from eigenlens.methods.voynov import Voynov
+from eigenlens.methods.warped import Warped
 from toy_spaces import SlotToy
 
 TINY = Voynov(n_directions=3, n_steps=6, batch=4, learn_in="fp32", patience=0)
@@ -257,6 +261,22 @@ def test_a_loss_that_is_no_number_is_told() -> None:
         learn(learner, n_steps=1, patience=0, about={"method": "x"}, run=None, device=torch.device("cpu"))
 
 
+def test_a_run_stopped_within_a_tick_goes_on_on_another_device(tmp_path: Path) -> None:
+    def step_on(device: torch.device, n_steps: int, run: Path) -> list[dict]:
+        it = seeded(0, lambda: torch.nn.Linear(1, 1, bias=False)).to(device)
+        seen = torch.zeros(1).to(device)
+        learner = Learner({"it": it}, lambda step: (it.weight.square().sum(), seen + step), ["seen"], learning_rate=0.1)
+        about = {"method": "toy", "arguments": {}, "seed": 0, "generator": {"weights": "0"}}
+        learn(learner, n_steps=n_steps, patience=0, about=about, run=run, device=device)
+        return [{**line, "seconds": 0} for line in lines(run)]
+
+    whole = step_on(torch.device("cpu"), 5, tmp_path / "whole")
+    step_on(torch.device("cpu"), 3, tmp_path / "part")
+    with far_device() as device:
+        again = step_on(device, 5, tmp_path / "part")
+    assert again[-1] == pytest.approx(whole[-1])  # the figures of the whole tick
+
+
 def test_rounds_stand_at_right_angles_and_go_on(eigengan: Generator, tmp_path: Path) -> None:
     method = replace(TINY, n_directions=5, rounds=2, frame="unit")
     d = method.fit(eigengan, run=tmp_path)
@@ -269,8 +289,40 @@ def test_rounds_stand_at_right_angles_and_go_on(eigengan: Generator, tmp_path: P
     again = method.fit(eigengan, run=tmp_path)  # both rounds are there
     assert torch.equal(again.vectors, d.vectors)
     assert torch.equal(again.importance, d.importance)
+    for longer in (replace(method, n_steps=8), replace(method, patience=1)):  # round 2 would stand beside what has gone
+        with pytest.raises(UserError, match=r"round-1 has other settings: .*; give the same ones, or another --run"):
+            longer.fit(eigengan, run=tmp_path)
+    assert torch.equal(method.fit(eigengan, run=tmp_path).vectors, d.vectors)  # nothing has moved
     with pytest.raises(UserError, match=r"rounds 6 is not possible; it is a number from 1 to 5"):
         replace(method, rounds=6).fit(eigengan)
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        (replace(TINY, batch=1), "batch 1 is not possible; it is a number from 2"),
+        (replace(TINY, n_directions=0), "n_directions 0 is not possible; it is a number from 1"),
+        (replace(TINY, learning_rate=-1.0), "learning_rate -1.0 is not possible"),
+        (replace(TINY, patience=-1), "patience -1 is not possible"),
+        (replace(TINY, see=0), "see 0 is not possible; it is a number of pixels from 1"),
+        (replace(TINY, width=0.05), "width 0.05 leaves a layer without channels; give 0.1 or more"),
+        (Warped(n_dipoles=0), "n_dipoles 0 is not possible; it is a number from 1"),
+        (Pairs(batch=1), "batch 1 is not possible"),
+        (Contrastive(temperature=0.0), "temperature 0.0 is not possible"),
+        (Contrastive(hidden=0), "hidden 0 is not possible; it is a number from 1"),
+        (replace(TINY, layers="2", at="layer1"), "layers '2' change nothing before layer2, so layer1 shows none of it"),
+        (Contrastive(layers="2", at="base"), "give `at` as layer2 or later"),
+    ],
+)
+def test_impossible_settings_are_refused(eigengan: Generator, method, expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        method.fit(eigengan)
+
+
+def test_pairs_want_other_samples_in_every_process(eigengan: Generator, monkeypatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="a batch of 2 has no other samples to compare; give 2 or more codes a process"):
+        Pairs(batch=2).fit(eigengan)
 
 
 def test_batch_that_cannot_be_shared_is_refused(eigengan: Generator, monkeypatch) -> None:
@@ -375,7 +427,7 @@ def test_noise_is_new_for_every_code_and_image_and_belongs_to_the_code(eigengan:
     assert not torch.allclose(game.look(blank, codes, "after"), noise)
     assert not torch.allclose(noise[0], noise[1])
     with pytest.raises(UserError, match=r"noise -1 is not possible; it is a number from 0"):
-        replace(TINY, noise=-1).game(eigengan, "orthonormal", 0)
+        replace(TINY, noise=-1).fit(eigengan)
 
 
 def held(rows: torch.Tensor, axes: torch.Tensor) -> float:

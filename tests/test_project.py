@@ -146,6 +146,19 @@ def test_conditional_generators_need_their_label(tiny: Callable[[str], Generator
     assert torch.equal(project(g, images, steps=2, label=2).codes.labels, torch.eye(3)[2:])  # type: ignore[arg-type]
     with pytest.raises(UserError, match="no label came"):
         project(g, images, steps=2)
+    codes = g.sample(1, seed=1, label=0)
+    assert torch.equal(project(g, images, steps=2, start=codes).codes.labels, torch.eye(3)[:1])  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="labels of their own; leave the label 2 out"):
+        project(g, images, steps=2, start=codes, label=2)
+
+
+@pytest.mark.parametrize("start", ["samples", "mean"])
+def test_a_space_may_hold_the_class_in_its_codes(tiny: Callable[[str], Generator], start: str) -> None:
+    g = tiny("biggan")
+    images = g(g.sample(1, seed=4, label=2)).clamp(-1, 1)
+    begun, found = (project(g, images, space="zy", steps=steps, label=1, start=start, n_samples=4) for steps in (0, 20))
+    assert found.codes.labels is None
+    assert found.figures["pixels"] < begun.figures["pixels"]
 
 
 def test_says_that_it_is_unlike_the_photo(eigengan: Generator) -> None:

@@ -336,6 +336,13 @@ def test_batches_depend_on_seed_and_step_alone() -> None:
     assert not torch.equal(batch[0], second.draw_batch()[0])
 
 
+def test_a_loss_that_is_no_number_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Training, "take_step", lambda self: float("nan"))
+    with pytest.raises(UserError, match="the loss became NaN in step 0"):
+        train_segmenter(scene(), axes()[[0]], SMALL, out=tmp_path / "s.safetensors", rule=MaskRule(smooth=1))
+    assert not list(tmp_path.iterdir())
+
+
 def test_drawn_grounds_differ_and_keep_the_range() -> None:
     chance = np.random.default_rng(0)
     grounds = np.stack([draw_ground(16, chance) for _ in range(40)])

@@ -151,6 +151,8 @@ def test_overrides_reach_the_run_and_its_model():
         ({"preset": "tiny-16", "batch": 0}, "batch 0"),
         ({"preset": "tiny-16", "betas": (0.9, 1.0)}, "betas"),
         ({"preset": "tiny-16", "resolution": 100}, "resolution 100"),
+        ({"preset": "tiny-16", "stop_when_flat": True, "watch_kimg": 0.0}, "stop_when_flat needs distances"),
+        ({"preset": "tiny-16", "stop_when_flat": True, "distance_images": 0}, "stop_when_flat needs distances"),
     ],
 )
 def test_impossible_settings_are_refused(given, expected):

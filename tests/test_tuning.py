@@ -11,13 +11,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from eigenlens.codes import load_codes, save_codes
+from eigenlens.codes import Codes, load_codes, save_codes
 from eigenlens.directions import Directions
 from eigenlens.errors import Unsupported, UserError
 from eigenlens.files import header_of
 from eigenlens.generator import Generator, load_generator
 from eigenlens.method import METHODS
-from eigenlens.project import Projection, noise_penalty, project, tune
+from eigenlens.project import Projection, _toward_samples, noise_penalty, project, tune
 from eigenlens.tuning import TUNING_FORMAT, Tuning
 
 
@@ -131,6 +131,29 @@ def test_noise_maps_move_and_stay_white(tiny: Callable[[str], Generator]) -> Non
         assert float(after.std()) == pytest.approx(float(state[name].std()), rel=1e-3, abs=1e-6)
     with pytest.raises(Unsupported, match="stores no noise"):
         tune(tiny("eigengan"), projected(tiny("eigengan")), steps=1, noise=True)
+
+
+@pytest.mark.parametrize("noise", [True, False])
+def test_the_file_shows_what_the_last_step_saw(tiny: Callable[[str], Generator], noise: bool) -> None:
+    g, seen = tiny("stylegan2"), []
+    found = projected(g)
+    watch = lambda step, n_steps, distance: seen.append(distance)  # noqa: E731
+    _, tuned = tune(g, found, steps=100, weights=not noise, noise=noise, locality=0.0, callback=watch)
+    gained = seen[0] - seen[-1]
+    assert gained > 0
+    assert seen[0] - float(tuned.figures["pixels"].mean()) > 0.9 * gained  # the last step has a rate of 0
+
+
+def test_every_photo_has_its_turn_in_what_stays_as_it_was(eigengan: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, asked = projected(eigengan), []
+
+    def seen(generator: Generator, codes: Codes, seed: int) -> Codes:
+        asked.append(codes.latent)
+        return _toward_samples(generator, codes, seed)
+
+    monkeypatch.setattr("eigenlens.project._toward_samples", seen)
+    tune(eigengan, found, steps=4, rank=1)
+    assert torch.equal(asked[0], found.codes.latent[[0, 1, 0, 1]])
 
 
 def test_noise_penalty_tells_white_from_smooth() -> None:

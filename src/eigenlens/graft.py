@@ -114,7 +114,8 @@ def tune(grafted: Generator, state_file: str | Path, *, data: str | Path, kimg: 
         grafted: of that host.
         state_file: the host's `state.pt`.
         data: the images that the host learnt from.
-        kimg: for how many thousands of images.
+        kimg: for how many thousands of images. Of a host with a cooldown the rates begin whole, and fall again within
+            them.
         run: a fresh folder for the run.
 
     Returns:
@@ -137,7 +138,13 @@ def tune(grafted: Generator, state_file: str | Path, *, data: str | Path, kimg: 
     for network in ("generator", "averaged"):
         state[network] |= {name: weights[name].cpu().clone() for name in changed}
     config = _config(json.loads(state["config"]))
-    config = replace(config, kimg=state["step"] * config.batch / 1000 + kimg)
+    # the host's cooldown has brought its rates down to nothing, and its flat distance is no reason to stop
+    config = replace(
+        config,
+        kimg=state["step"] * config.batch / 1000 + kimg,
+        cooldown_kimg=min(config.cooldown_kimg, kimg),
+        stop_when_flat=False,
+    )
     state["config"] = json.dumps(asdict(config))  # whole: one that an older version wrote lacks what came since
     with written_beside(place) as beside:
         torch.save(state, beside)

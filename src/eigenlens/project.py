@@ -81,7 +81,7 @@ def project(
         prior: weight of the squared Mahalanobis distance of the code to its mean, for each dimension. More keeps codes
             where edits work, less comes closer to the photo; 0 leaves it out.
         learning_rate: of Adam, in σ a step; it rises over the first 5 % and falls to 0 over the last half.
-        label: class of a conditional generator, as `Generator.sample` takes it.
+        label: class of a conditional generator, as `Generator.sample` takes it; Codes to start from have their own.
         callback: is given the Progress of each step.
 
     Raises:
@@ -275,6 +275,8 @@ def starting_codes(
     elif isinstance(start, Codes):
         if len(start) != len(images):
             raise UserError(f"{len(start)} codes to start from came for {len(images)} images; give one each")
+        if label is not None:
+            raise UserError(f"codes to start from have labels of their own; leave the label {label!r} out")
         found = generator.lift(start, space.name)
     elif start == "mean":
         found = _mean(generator, space, len(images), label)
@@ -305,8 +307,8 @@ def best_samples(
 
 
 def _mean(generator: Generator, space: Space, n: int, label: Any) -> Codes:
-    latent = space.colour(torch.zeros(n, space.slots, space.dim))
-    return Codes(space, latent, generator.encode_labels(label, n))
+    drawn = generator.sample(n, space=space.name, label=label)  # its labels: a space may hold the class in its codes
+    return drawn.with_latent(space.colour(torch.zeros(n, space.slots, space.dim)))
 
 
 # --- tuning -----------------------------------------------------------------------------------------------------------
@@ -337,7 +339,8 @@ def tune(
         rank: of what is added to each matrix or kernel; the file grows with it. The subspaces of an EigenGAN stay,
             so that its axes do.
         weights: whether weights move.
-        noise: whether the stored noise maps do; they are held white by the published penalty.
+        noise: whether the stored noise maps do; they are held white by the published penalty, and each step brings
+            them back to the mean and the variance that they had.
         distances: names in `DISTANCES`, summed; `pixels` is always among them.
         learning_rate: of Adam; weights move in units of their own root mean square.
         locality: weight of the distance between images before and after at codes on the way from a photo's to a
@@ -360,13 +363,14 @@ def tune(
         raise UserError("tuning needs weights or noise to move, a rank from 1 and steps from 0")
     worker = generator.moved_by({})
     maps = _freed_noise(worker) if noise else {}
+    stored = [each.detach().clone() for each in maps.values()]
     factors = _factorised(worker, rank, seed) if weights else {}
     parameters = [each for pair in factors.values() for each in pair] + list(maps.values())
     optimiser = torch.optim.Adam(parameters, learning_rate)
     goals, codes = projection.goals.to(generator.device), projection.codes.to(generator.device)
     size, done = min(len(codes), generator.batch_size, 8), 0
     turns = [[(step * size + row) % len(codes) for row in range(size)] for step in range(steps)]
-    pivots = codes[[rows[0] for rows in turns]]
+    pivots = codes[[step % len(codes) for step in range(steps)]]
     near = _toward_samples(generator, pivots, seed) if locality and steps else None
     wanted = distance_to(goals, names) if size == len(codes) else None  # then all photos have their turn each step
     try:
@@ -387,6 +391,9 @@ def tune(
             loss.backward()
             optimiser.param_groups[0]["lr"] = learning_rate * schedule((step + 1) / steps)
             optimiser.step()
+            with torch.no_grad():
+                for each, first in zip(maps.values(), stored, strict=True):
+                    each.copy_((each - each.mean()) / each.std().clamp(min=1e-12) * first.std() + first.mean())
             done = step + 1
             if callback is not None:
                 callback(done, steps, float(distance.detach()))
@@ -487,10 +494,7 @@ def _moved(
             tensors[name + LEFT], tensors[name + RIGHT] = left.detach() * scale, right.detach()
     state = generator.network.state_dict()
     for name, noise in maps.items():
-        whole, before = noise.detach(), state[name]
-        # mean and variance as they were, as after every step of the published method
-        whole = (whole - whole.mean()) / whole.std().clamp(min=1e-12) * before.std() + before.mean()
-        tensors[name + WHOLE] = whole - before
+        tensors[name + WHOLE] = noise.detach() - state[name]
     return tensors
 
 
@@ -513,7 +517,7 @@ def judge(
             figures[name] = torch.cat([distance_to(goals[a:b], [name])(images[a:b]) for a, b in spans])
         reach = codes.space.whiten(codes.latent).square().mean((1, 2)).sqrt()
         figures["sigma"] = reach
-        labels = None if codes.labels is None else "random"
+        labels = "random" if generator.label_names else None
         some = generator.sample(min(64, 4 * generator.batch_size), seed=0, label=labels).to(generator.device)
         mean_image = generator.render(some).mean(0, keepdim=True).to(goals)
         figures["explained"] = 1 - figures["pixels"] / pixel_distance(mean_image, goals).clamp(min=1e-12)

@@ -194,6 +194,9 @@ class Reconstructor(nn.Module):
         if body not in ("auto", "lenet", "resnet") or not width > 0:
             raise UserError(f"body {body!r} of width {width} is not possible; allowed: auto, lenet, resnet, above 0")
         is_small = body == "lenet" or (body == "auto" and resolution <= LENET_SIDE)
+        least = 0.1 if is_small else 0.01
+        if width < least:
+            raise UserError(f"width {width} leaves a layer without channels; give {least} or more")
         self.body = (LeNet if is_small else ResNet)(2 * channels, width)
         self.which = self._head(n_directions, is_small)
         self.amount = self._head(1, is_small)

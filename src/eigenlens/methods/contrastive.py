@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .. import runtime
 from ..curves import Curve, NetworkField
 from ..directions import Directions
-from ..errors import UserError, unknown_name
+from ..errors import UserError, check_ranges, unknown_name
 from ..generator import Generator
 from ..reconstructor import ShiftLaw, draw_shifts
 from .learning import (
@@ -101,6 +101,8 @@ class Contrastive:
         """
         if self.directions not in ("linear", "conditional"):
             raise unknown_name("kind of directions", self.directions, ("linear", "conditional"))
+        limits = dict.fromkeys(("learning_rate", "n_steps", "patience", "weight_decay"), (0.0, math.inf))
+        check_ranges(self, limits | {"temperature": (1e-3, math.inf), "hidden": (1, math.inf)})
         check_share(self.batch)
         if self.n_directions < 2 or self.batch < 2 * runtime.world_size():
             raise UserError("there is nothing to contrast: give 2 or more directions, and 2 or more codes a process")

@@ -49,7 +49,7 @@ from ..reconstructor import (
 STATE = "state.pt"
 STATE_FORMAT = "eigenlens.learning/1"
 FREE_ON_RESUME = ("n_steps", "patience")
-"""Fields of a method that a resumed run may change: none of them touches a step."""
+"""Fields of a method that a resumed run may change: none of them touches a step. With several rounds none may."""
 TICK = 50
 """Steps whose mean figures are one line of `metrics.jsonl`."""
 MARGIN = 0.01
@@ -81,6 +81,9 @@ class Scene:
         label, truncation: of the codes; by default all classes, mixed.
         precision: of the network; `auto` is bf16 where that is faster.
         seed, stream: what fixes the codes; no other seed or stream draws them.
+
+    Raises:
+        UserError: on a space, layers or a layer that the generator lacks, and where what moves is not seen.
     """
 
     def __init__(
@@ -107,6 +110,11 @@ class Scene:
         self.free = self.moves.flatten().nonzero()[:, 0]
         self.at = at if at == "image" else generator.layers[generator.layer_index(at)].name
         self.first = generator.first_layer_fed(layers, self.host)
+        if at != "image" and generator.layer_index(self.at) < generator.layer_index(self.first):
+            raise UserError(
+                f"layers {layers!r} change nothing before {self.first}, so {self.at} shows none of it; "
+                f"give `at` as {self.first} or later"
+            )
         self.label = "random" if label is None and generator.label_names else label
         self.truncation = truncation
         self.precision = runtime.resolve_precision(precision, generator.device)
@@ -348,7 +356,7 @@ def learn(
         patience: after how many ticks without an improvement of 1 % the loss counts as flat; 0: never.
         about: what must be the same when a run goes on; see `about_fit`.
         run: the folder; None keeps nothing.
-        device: for messages between processes.
+        device: where it learns.
         tick: steps a line.
         save_seconds: how often the state is saved.
 
@@ -358,6 +366,7 @@ def learn(
     """
     journal = _Journal(run, learner, about, n_steps)
     past = journal.resume()
+    past.figures = [each.to(device) for each in past.figures]  # a state is read on the CPU
     is_first = runtime.rank() == 0
     saved = time.monotonic()
     begun = saved - past.seconds
@@ -520,12 +529,15 @@ def read_state(file: Path, about: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
         raise UserError(f"{file} is no state in format {STATE_FORMAT}; give another --run")
     then, now = (_flat(each) for each in (json.loads(state["about"]), about))
-    differing = [key for key in now if then.get(key) != now[key] and key not in FREE_ON_RESUME]
+    # of several rounds, the later ones stand at right angles to what the earlier ones ended with
+    free = () if "rounds" in now else FREE_ON_RESUME
+    then = {"rounds": now.get("rounds")} | then  # states of version 0.1.0 do not tell
+    differing = [key for key in now if then.get(key) != now[key] and key not in free]
     if differing:
         listed = ", ".join(f"{key} (was {then.get(key)}, now {now[key]})" for key in differing)
+        may = f" ({', '.join(free)} may change)" if free else ""
         raise UserError(
-            f"the run at {file.parent.parent} has other settings: {listed}; give the same ones "
-            f"({', '.join(FREE_ON_RESUME)} may change), or another --run"
+            f"the run at {file.parent.parent} has other settings: {listed}; give the same ones{may}, or another --run"
         )
     return state
 
@@ -651,6 +663,14 @@ class ReconstructionSettings:
     }
     """Settings for two cores: fewer directions and steps, larger ones, and images averaged to 32 px."""
 
+    def check(self) -> None:
+        """Raise UserError unless the settings are possible, and the processes can share a batch."""
+        limits = dict.fromkeys(("learning_rate", "n_steps", "noise", "patience", "shift_weight"), (0.0, math.inf))
+        check_ranges(self, limits | {"n_directions": (1.0, math.inf), "batch": (2.0, math.inf)})
+        if self.see is not None and self.see < 1:
+            raise UserError(f"see {self.see} is not possible; it is a number of pixels from 1")
+        check_share(self.batch)
+
     def scene(self, generator: Generator, seed: int) -> Scene:
         """Return the codes and images of a fit."""
         return Scene(
@@ -692,7 +712,6 @@ class ReconstructionGame:
     figures: ClassVar[tuple[str, ...]] = ("accuracy", "shift_error")
 
     def __init__(self, method: ReconstructionSettings, scene: Scene, mover: nn.Module, seed: int) -> None:
-        check_ranges(method, {"noise": (0.0, math.inf)})
         self.method, self.scene, self.seed = method, scene, seed
         self.law = ShiftLaw(method.least_shift, method.shift)
         self.k = method.n_directions
@@ -750,7 +769,8 @@ class ReconstructionGame:
         """Learn until `n_steps`; `settled` are fields whose value the game has settled, such as the frame."""
         method, generator = self.method, self.scene.generator
         about = about_fit(method, generator, self.seed)
-        about["arguments"].pop("rounds", None)  # of a round, how many there are settles nothing
+        if about["arguments"].get("rounds") == 1:
+            del about["arguments"]["rounds"]  # as in methods that have none
         about["arguments"] |= {"learn_in": self.scene.precision, **settled}
         learn(self.learner, n_steps=n_steps, patience=method.patience, about=about, run=run, device=generator.device)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from .. import runtime
 from ..codes import Codes
 from ..directions import Directions
+from ..errors import UserError
 from ..generator import Generator
 from ..reconstructor import draw_shifts
 from .learning import (
@@ -23,7 +24,6 @@ from .learning import (
     ReconstructionSettings,
     StraightMover,
     channels_last,
-    check_share,
     learned_directions,
     twins,
     warn_of,
@@ -62,7 +62,9 @@ class Pairs(ReconstructionSettings):
             UserError: on settings that do not fit, and where the folder holds another run.
             KeyboardInterrupt: after Ctrl-C, once the state is saved.
         """
-        check_share(self.batch)
+        self.check()
+        if self.batch < 2 * runtime.world_size():
+            raise UserError(f"a batch of {self.batch} has no other samples to compare; give 2 or more codes a process")
         with runtime.process_group(generator.device) as device, channels_last(generator.to(device).network):
             scene = self.scene(generator, seed)
             mover = StraightMover(scene, LearnedFrame(self.n_directions, len(scene.free), self.frame, seed))

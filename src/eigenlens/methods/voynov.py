@@ -22,7 +22,6 @@ from .learning import (
     ReconstructionSettings,
     StraightMover,
     channels_last,
-    check_share,
     learned_directions,
     warn_of_confusion,
 )
@@ -62,8 +61,8 @@ class Voynov(ReconstructionSettings):
         """
         if self.frame not in ("orthonormal", "unit", "free", "auto"):
             raise unknown_name("frame", self.frame, ("orthonormal", "unit", "free", "auto"))
+        self.check()
         check_ranges(self, {"rounds": (1, self.n_directions)})
-        check_share(self.batch)
         with runtime.process_group(generator.device) as device, channels_last(generator.to(device).network):
             frame, place = self.frame, run
             if frame == "auto":

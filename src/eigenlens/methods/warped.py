@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .. import runtime
 from ..curves import Dipoles
 from ..directions import Directions
+from ..errors import check_ranges
 from ..generator import Generator
 from ..reconstructor import accuracies
 from .learning import (
@@ -21,7 +22,6 @@ from .learning import (
     ReconstructionSettings,
     Scene,
     channels_last,
-    check_share,
     learned_directions,
     walked,
     warn_of_confusion,
@@ -57,7 +57,8 @@ class Warped(ReconstructionSettings):
             UserError: on settings that do not fit, and where the folder holds another run.
             KeyboardInterrupt: after Ctrl-C, once the state is saved.
         """
-        check_share(self.batch)
+        self.check()
+        check_ranges(self, {"n_dipoles": (1, math.inf)})
         with runtime.process_group(generator.device) as device, channels_last(generator.to(device).network):
             game = self.game(generator, seed)
             game.play(self.n_steps, run)

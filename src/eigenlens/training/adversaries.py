@@ -81,6 +81,8 @@ class RunConfig:
         check_ranges(self, {name: (low, math.inf) for name, low in self.least.items()})
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"betas {self.betas} are not possible; give two numbers from 0 to below 1")
+        if self.stop_when_flat and not (self.watch_kimg and self.distance_images):
+            raise UserError("stop_when_flat needs distances on the way; give watch_kimg and distance_images above 0")
 
     @property
     def n_steps(self) -> int:

@@ -191,13 +191,16 @@ def train_encoder(
     if generator.device.type == "cpu":
         runtime.keep_freed_memory()
     training = Training(config, generator, precision=runtime.resolve_precision(precision, generator.device))
+    figures = [math.nan, math.nan]
     if goes_on:
-        training.load_state_dict(_read_state(state_file, config, generator))
+        state = _read_state(state_file, config, generator)
+        training.load_state_dict(state)
+        figures = state.get("figures", figures)  # of the last line; states of version 0.1.0 do not tell
     n = sum(p.numel() for p in training.network.parameters())
     what = f"going on at {training.kimg:.1f} kimg" if goes_on else "training"
     tell(f"{what}: an encoder of {n:,} parameters for {generator.name}, space {training.space.name}, to {out}")
     begun = saved = time.monotonic()
-    first, figures = training.kimg, [math.nan, math.nan]
+    first = training.kimg
     recent: list[tuple[float, float]] = []
     with runtime.stop_requested() as stop:
         while training.step < config.n_steps and not stop.is_set():
@@ -238,6 +241,7 @@ def _save(training: Training, out: Path, state_file: Path, figures: list[float])
         "format": STATE_FORMAT,
         "config": json.dumps(dataclasses.asdict(training.config)),
         "generator": training.generator.weight_hash,
+        "figures": figures,
     }
     with written_beside(state_file, force=True) as beside:
         torch.save(state, beside)

@@ -271,8 +271,8 @@ def train_segmenter(
         `out`.
 
     Raises:
-        UserError: where `out` exists without a state to go on from, the state has other settings, or no sample has a
-            mask.
+        UserError: where `out` exists without a state to go on from, the state has other settings, no sample has a
+            mask, or the training diverges.
     """
     tell, out = log or to_stderr, Path(out)
     state_file = out.with_suffix(".state.pt")
@@ -297,6 +297,11 @@ def train_segmenter(
         while training.step < config.n_steps and not stop.is_set():
             before = training.kimg
             losses.append(training.take_step())
+            if not math.isfinite(losses[-1]):
+                raise UserError(
+                    f"the loss became NaN in step {training.step}; what was saved before stays; "
+                    "start again with a smaller --learning-rate, or --precision fp32"
+                )
             if training.step == config.n_steps or training.kimg // config.tick_kimg > before // config.tick_kimg:
                 seconds = time.monotonic() - begun
                 left = (config.kimg - training.kimg) * seconds / max(training.kimg - first, 1e-9)
