@@ -113,7 +113,10 @@ def test_tuning_learns_after_a_cooldown_of_the_host(tmp_path: Path) -> None:
     tune(made, run / "last" / "state.pt", data=tmp_path / "data.npy", kimg=0.008, run=tmp_path / "tuned")
     state = torch.load(tmp_path / "tuned" / "last" / "state.pt", weights_only=True)
     name = "blocks.1.subspace.basis"
-    assert float((state["generator"][name] - made.network.state_dict()[name]).abs().max()) > 0.5 * rate  # one step
+    before = made.network.state_dict()[name]
+    assert float((state["generator"][name] - before).abs().max()) > 0.5 * rate  # one step
+    share = (state["averaged"][name] - before).norm() / (state["generator"][name] - before).norm()
+    assert float(share) == pytest.approx(1 - 0.5**4, abs=1e-3)  # the average has followed it
 
 
 def test_tuning_goes_on_with_the_hosts_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,6 +25,9 @@ from .training.run import STATE, load_state
 FREE = ("importance_init",)
 """Entries of a shape that two generators may differ in: they fix no more than where training began."""
 
+SETTLING = 4
+"""Half-lives of the averaged weights that a tuning has at least, so that it ends where the tuning led."""
+
 
 def graft(host: Generator, donor: Generator, *, layers: str = "all", with_injection: bool = False) -> Generator:
     """Return the host with U, L and μ of the donor in some layers.
@@ -119,7 +122,8 @@ def tune(grafted: Generator, state_file: str | Path, *, data: str | Path, kimg: 
         run: a fresh folder for the run.
 
     Returns:
-        The averaged generator; all its weights have learnt, those of the axes too.
+        The averaged generator; all its weights have learnt, those of the axes too. The average is one of the last part
+        of the tuning, however short that is.
 
     Raises:
         UserError: where the state is none, learnt from other images, or the run's folder is in use.
@@ -144,6 +148,7 @@ def tune(grafted: Generator, state_file: str | Path, *, data: str | Path, kimg: 
         kimg=state["step"] * config.batch / 1000 + kimg,
         cooldown_kimg=min(config.cooldown_kimg, kimg),
         stop_when_flat=False,
+        ema_half_life=min(config.ema_half_life, kimg / SETTLING),
     )
     state["config"] = json.dumps(asdict(config))  # whole: one that an older version wrote lacks what came since
     with written_beside(place) as beside:
