@@ -423,6 +423,22 @@ def test_a_stopped_write_harms_no_other_line(tmp_path: Path) -> None:
     assert results.read()[1]["value"] is None
 
 
+def test_a_write_stopped_within_a_letter_harms_no_other_line(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    results.append({"cell": {"a": 1}, "names": ["σ"]})
+    with open(results.path, "ab") as file:
+        file.write('{"cell": {"a": 2}, "names": ["σ'.encode()[:-1])
+    assert [each["cell"]["a"] for each in results.read()] == [1]
+    results.append({"cell": {"a": 3}})
+    assert [each["cell"]["a"] for each in results.read()] == [1, 3]
+
+
+def test_a_name_with_a_line_separator_stays_one_line(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    results.append({"cell": {"method": "mine"}, "names": ["left\u2028right"]})
+    assert [each["names"] for each in results.read()] == [["left\u2028right"]]
+
+
 def _append_many(folder: Path, writer: int) -> None:
     for number in range(50):
         Results(folder).append({"cell": {"writer": writer, "number": number}, "text": "x" * 9000})
