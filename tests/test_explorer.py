@@ -187,6 +187,25 @@ def test_it_shows_what_torch_shows(
 
 
 @pytest.mark.browser
+def test_the_edit_of_raw_directions_makes_the_picture_of_the_page(
+    open_page: Callable[..., Watched], g: Generator, axes: Directions, tmp_path: Path
+) -> None:
+    raw = replace(axes.in_raw(), vectors=5 * axes.vectors)  # as published files tell strengths: in multiples of those
+    path = export_explorer(make_explorer(g, raw, source="file", count=2), tmp_path / "page.html")
+    watched = opened(open_page, path.as_uri())
+    slider(watched, "L2D1").press("PageUp")
+    with watched.page.expect_download() as download:
+        watched.page.get_by_role("button", name="PNG").click()
+    download.value.save_as(tmp_path / "saved.png")
+    recipe = pictures.read_recipe(tmp_path / "saved.png")
+    assert recipe is not None
+    done = apply(Edit.from_json(recipe["edit"]), g, lambda _: raw)
+    assert is_near(shown(watched), drawn(g, done.after))
+    assert not is_near(drawn(g, done.before), drawn(g, done.after))
+    watched.check_clean()
+
+
+@pytest.mark.browser
 def test_a_photo_is_inverted_in_the_page(
     open_page: Callable[..., Watched], page: str, g: Generator, encoder: Encoder, tmp_path: Path
 ) -> None:
