@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from devices import far_device
 from eigenlens.cli import main
 from eigenlens.errors import Unsupported, UserError
 from eigenlens.export import export_onnx, write_onnx
@@ -54,6 +55,17 @@ def test_every_family_exports(family: str, tiny: Callable[[str], Generator], tmp
     assert about["space"] == where.name
     assert b"site-packages" not in made.path.read_bytes()
     assert str(Path(__file__).parent.parent).encode() not in made.path.read_bytes()
+
+
+def test_a_generator_in_bfloat16_on_another_device_exports_and_stays_there(tmp_path: Path) -> None:
+    with far_device() as device:
+        g = TINY["eigengan"]().to(device)
+        g.precision = "bf16"
+        codes = g.sample(2, seed=3)
+        before = g.render(codes)
+        assert export_onnx(g, tmp_path / "g.onnx").error < 1e-3
+        assert (g.device, g.precision) == (device, "bf16")
+        assert torch.equal(g.render(codes), before)
 
 
 def test_weights_in_half(tiny: Callable[[str], Generator], tmp_path: Path) -> None:

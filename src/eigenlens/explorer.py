@@ -23,7 +23,7 @@ from .directions import Directions
 from .effect import calibrate
 from .encoder import Encoder, fit_resolution
 from .errors import UserError
-from .export import export_onnx, write_onnx
+from .export import export_onnx, traceable, write_onnx
 from .files import refuse_existing, write_text
 from .generator import Generator
 
@@ -114,7 +114,7 @@ def make_explorer(
     drawn = generator.sample(count, seed=seed, truncation=truncation, label=label)
     codes = directions.host(generator, drawn)
     steps = torch.stack([directions.unit_step(codes.space, k) for k in range(len(directions))])  # [k, slots, dim]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, traceable(generator):
         exported = export_onnx(generator, Path(folder) / "g.onnx", space=codes.space.name, label=label, half=True)
         model = exported.path.read_bytes()
         reader = None if encoder is None else _write_encoder(encoder, generator, directions, Path(folder) / "e.onnx")

@@ -79,7 +79,8 @@ def export_onnx(
     """Write a generator as ONNX: `latent` [batch, slots, dim], and `labels` where it has classes, to `images`.
 
     The file is run with onnxruntime on codes of another seed, one and three at a time, before it is given its name.
-    Images are those of the stored noise. Its metadata say which generator and space it belongs to.
+    It computes in float32, whatever the generator does. Images are those of the stored noise. Its metadata say which
+    generator and space it belongs to.
 
     Args:
         generator: the generator.
@@ -95,7 +96,6 @@ def export_onnx(
     """
     refuse_existing(path, force=force)
     where = generator.space(space or generator.prior)
-    module = Images(generator, where, label)
     examples = [_inputs(generator, where, n, label, seed=seed) for n, seed in ((2, 0), (1, 1), (3, 1))]
     about = {
         "kind": "generator",
@@ -104,7 +104,22 @@ def export_onnx(
         "resolution": generator.resolution,
         "label": None if label is None else str(label),
     }
-    return write_onnx(module, examples, path, output="images", about=about, half=half, force=force, name=generator.name)
+    with traceable(generator):
+        module = Images(generator, where, label)
+        return write_onnx(
+            module, examples, path, output="images", about=about, half=half, force=force, name=generator.name
+        )
+
+
+@contextmanager
+def traceable(generator: Generator) -> Iterator[None]:
+    """Have a generator on the CPU and in float32 within the block: runtimes know no bfloat16 convolutions."""
+    device, precision = generator.device, generator.precision
+    generator.to("cpu").precision = "fp32"
+    try:
+        yield
+    finally:
+        generator.to(device).precision = precision
 
 
 def _inputs(generator: Generator, space: Space, n: int, label: Any, *, seed: int) -> dict[str, Tensor]:
@@ -128,7 +143,7 @@ def write_onnx(
     """Write a module as ONNX and check it against torch.
 
     Args:
-        module: takes tensors by name, gives one.
+        module: takes tensors by name, gives one; it is put on the CPU.
         examples: inputs by name: those it is traced with, then those it is checked with.
         path: ends in `.onnx`.
         output: name of what it gives.
