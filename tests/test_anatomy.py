@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,14 @@ def test_the_page_is_whole_and_asks_nothing_of_a_network(tmp_path: Path) -> None
     for anchor in ("sheets", "importance", "hierarchy", "true", "stability"):
         assert text.count(f'id="{anchor}"') == text.count(f'href="#{anchor}"') == 1
     assert out.stat().st_size < 2e6
+
+
+def test_names_in_a_strangers_file_are_texts_on_the_page(anatomy: Anatomy, tmp_path: Path) -> None:
+    named = anatomy.stored.renamed({"L1D1": "L1D1 <script>alert(1)</script>"})
+    hostile = replace(anatomy, bases={**anatomy.bases, "stored": named})
+    text = write_page([hostile], tmp_path / "page.html", command="", stability=None).read_text("utf-8")
+    assert "<script>" not in text
+    assert "L1D1 &lt;script&gt;" in text
 
 
 def test_one_run_has_no_stability_and_no_page_is_lost(

@@ -101,7 +101,7 @@ pixels in [-1, 1]).</p>{"".join(pieces)}"""
 
 def _caption(anatomy: Anatomy, k: int) -> str:
     main = f", {anatomy.main[k]}" if anatomy.main[k] else ""
-    return f"{anatomy.stored.names[k]} <small>{float(anatomy.stored.effect[k]):.3f}{escape(main)}</small>"
+    return f"{escape(anatomy.stored.names[k])} <small>{float(anatomy.stored.effect[k]):.3f}{escape(main)}</small>"
 
 
 def _strip_item(generator: Generator, directions: Directions, which: int, caption: str) -> str:
