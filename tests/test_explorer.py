@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from collections.abc import Callable
@@ -24,8 +25,9 @@ from eigenlens.errors import UserError
 from eigenlens.explorer import Explorer, export_explorer, make_explorer, script
 from eigenlens.generator import Generator
 from eigenlens.method import find_directions
+from families import biggan
 
-pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
+onnxruntime = pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
 pytest.importorskip("onnxscript", reason="the extra 'onnx' is not installed")
 
 NAME = 'pose & "grin" <1>'
@@ -80,6 +82,17 @@ def test_the_page_carries_everything(explorer: Explorer) -> None:
     groups = {each["group"] for each in explorer.manifest["directions"]}
     assert groups == {"layer1", "layer2"}
     assert [each["quiet"] for each in explorer.manifest["directions"]] == [False] * (len(named) - 1) + [True]
+
+
+def test_the_network_is_that_of_the_truncation() -> None:
+    g = biggan(n_stats=5)
+    vectors = torch.eye(g.spaces["z"].dim)[:1, None]
+    made = make_explorer(g, Directions(vectors, "z", ("a",)), count=2, label=1, truncation=0.5)
+    session = onnxruntime.InferenceSession(gzip.decompress(made.parts["model"]), providers=["CPUExecutionProvider"])
+    codes = g.sample(2, label=1, truncation=0.5)
+    (images,) = session.run(None, {"latent": codes.latent.numpy()})
+    assert torch.allclose(torch.from_numpy(images), g.render(codes), atol=5e-2)
+    assert not torch.allclose(g.render(replace(codes, truncation=1.0)), g.render(codes), atol=1e-1)
 
 
 def test_the_script_is_one_module() -> None:

@@ -115,8 +115,9 @@ def make_explorer(
     codes = directions.host(generator, drawn)
     steps = torch.stack([directions.unit_step(codes.space, k) for k in range(len(directions))])  # [k, slots, dim]
     with tempfile.TemporaryDirectory() as folder, traceable(generator):
-        exported = export_onnx(generator, Path(folder) / "g.onnx", space=codes.space.name, label=label, half=True)
-        model = exported.path.read_bytes()
+        network = Path(folder) / "g.onnx"
+        export_onnx(generator, network, space=codes.space.name, label=label, truncation=codes.truncation, half=True)
+        model = network.read_bytes()
         reader = None if encoder is None else _write_encoder(encoder, generator, directions, Path(folder) / "e.onnx")
     manifest = {
         "format": "eigenlens.explorer/1",

@@ -52,19 +52,20 @@ class Images(nn.Module):
         generator: the generator; noise is as stored.
         space: of the latents.
         label: index or name of the class, which is then built in; without it a conditional generator takes `labels`.
+        truncation: that codes carry, see `Codes`.
     """
 
-    def __init__(self, generator: Generator, space: Space, label: Any = None) -> None:
+    def __init__(self, generator: Generator, space: Space, label: Any = None, truncation: float = 1.0) -> None:
         super().__init__()
         self.network = generator.network
-        self.generator, self.space = generator, space
+        self.generator, self.space, self.truncation = generator, space, truncation
         self.label = generator.encode_labels(label, 1) if label is not None else None
 
     def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return images [batch, channels, height, width] for latents [batch, slots, dim]."""
         if self.label is not None:
             labels = self.label.expand(latent.shape[0], -1)
-        return self.generator(Codes(self.space, latent, labels))
+        return self.generator(Codes(self.space, latent, labels, truncation=self.truncation))
 
 
 def export_onnx(
@@ -73,6 +74,7 @@ def export_onnx(
     *,
     space: str | None = None,
     label: Any = None,
+    truncation: float = 1.0,
     half: bool = False,
     force: bool = False,
 ) -> Exported:
@@ -87,6 +89,8 @@ def export_onnx(
         path: ends in `.onnx`.
         space: of the latents; by default the prior, in which codes are drawn, so that the whole network is in the file.
         label: index or name of a class to build in.
+        truncation: that codes carry to the network, see `Codes`: of Hugging Face's BigGAN, it chooses the batch
+            statistics that are built in. Latents of other networks are truncated before they come.
         half: store weights in float16: half the size, for differences that the eye does not see.
         force: replace a file that exists.
 
@@ -103,9 +107,10 @@ def export_onnx(
         "space": where.name,
         "resolution": generator.resolution,
         "label": None if label is None else str(label),
+        "truncation": truncation,
     }
     with traceable(generator):
-        module = Images(generator, where, label)
+        module = Images(generator, where, label, truncation)
         return write_onnx(
             module, examples, path, output="images", about=about, half=half, force=force, name=generator.name
         )
