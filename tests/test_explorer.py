@@ -236,6 +236,37 @@ def test_a_photo_is_inverted_in_the_page(
 
 
 @pytest.mark.browser
+def test_a_photo_dropped_on_a_page_without_an_encoder_keeps_the_page(
+    open_page: Callable[..., Watched], explorer: Explorer, tmp_path: Path
+) -> None:
+    bare = replace(explorer, manifest={**explorer.manifest, "encoder": None})
+    watched = opened(open_page, export_explorer(bare, tmp_path / "page.html").as_uri())
+    stopped = watched.page.evaluate("""() => {
+        const data = new DataTransfer();
+        data.items.add(new File([new Uint8Array(4)], "photo.png", { type: "image/png" }));
+        return ["dragover", "drop"].map((kind) => {
+            const event = new DragEvent(kind, { dataTransfer: data, bubbles: true, cancelable: true });
+            document.querySelector("[data-part=picture]").dispatchEvent(event);
+            return event.defaultPrevented;
+        });
+    }""")
+    assert stopped == [True, True]
+    watched.page.wait_for_selector("text=this page takes no photos")
+    watched.check_clean()
+
+
+@pytest.mark.browser
+def test_another_link_to_the_open_page_is_followed(open_page: Callable[..., Watched], page: str) -> None:
+    watched = opened(open_page, f"{page}#image=2&L1D1=3")
+    watched.page.evaluate("location.hash = '#image=1&L2D1=4'")
+    watched.page.wait_for_selector("text=image 1")
+    assert (slider(watched, "L1D1").input_value(), slider(watched, "L2D1").input_value()) == ("0", "4")
+    watched.page.keyboard.press("Control+z")
+    assert (slider(watched, "L1D1").input_value(), slider(watched, "L2D1").input_value()) == ("3", "0")
+    watched.check_clean()
+
+
+@pytest.mark.browser
 @pytest.mark.parametrize(("width", "dark"), [(390, True), (1280, False)])
 def test_it_fits_phone_and_desk(open_page: Callable[..., Watched], page: str, width: int, dark: bool) -> None:
     watched = opened(open_page, f"{page}#image=2&L1D1=3&nonsense=%E0%A4%A&L2D1=99", width=width, dark=dark)
