@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import nn
 
 from eigenlens.generator import Generator
@@ -26,13 +27,17 @@ def eigengan() -> Generator:
     return EigenGAN(EigenGANNetwork(config), name="tiny-eigengan")
 
 
-def biggan() -> Generator:
-    """Make a BigGAN of 16 px with three classes and z in chunks."""
+def biggan(n_stats: int = 1) -> Generator:
+    """Make a BigGAN of 16 px with three classes and z in chunks, whose variances grow with the truncation."""
     config = BigGANConfig(
         is_deep=False, z_dim=12, n_chunks=3, is_fed_everywhere=True, y_dim=5, n_classes=3, base=4, widths=(16, 16, 8),
-        hidden=(16, 8), upsample=(True, True), attention=(1,),
+        hidden=(16, 8), upsample=(True, True), attention=(1,), n_stats=n_stats,
     )  # fmt: skip
-    return BigGAN(randomised(BigGANNetwork(config)), name="tiny-biggan")
+    network = randomised(BigGANNetwork(config))
+    for name, statistics in network.named_buffers():
+        if name.endswith("var"):
+            statistics *= torch.arange(1, n_stats + 1)[:, None]
+    return BigGAN(network, name="tiny-biggan")
 
 
 def sngan() -> Generator:

@@ -118,6 +118,9 @@ def test_entries_read_arguments_of_every_kind() -> None:
         ({"seeds": ["x"]}, "the grid cannot be read"),
         ({"seeds": []}, "at least one"),
         ({"k": 0}, "whole numbers from 1"),
+        ({"profile_codes": 1.5}, "whole numbers from 1"),
+        ({"targets": {"change": math.inf}}, "the target of change is inf; give a number above 0"),
+        ({"targets": {"native": math.nan}}, "the target of native is nan"),
         ({"at": {"mig": ["native"]}}, "at names 'mig', which is no metric of the grid"),
         ({"at": {"latent_orthogonality_v1": ["sigma"]}}, "calibration 'sigma' is not known"),
     ],
@@ -421,6 +424,22 @@ def test_a_stopped_write_harms_no_other_line(tmp_path: Path) -> None:
     results.append({"cell": {"a": 3}, "value": math.nan})
     assert [each["cell"]["a"] for each in results.read()] == [1, 3]
     assert results.read()[1]["value"] is None
+
+
+def test_a_write_stopped_within_a_letter_harms_no_other_line(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    results.append({"cell": {"a": 1}, "names": ["σ"]})
+    with open(results.path, "ab") as file:
+        file.write('{"cell": {"a": 2}, "names": ["σ'.encode()[:-1])
+    assert [each["cell"]["a"] for each in results.read()] == [1]
+    results.append({"cell": {"a": 3}})
+    assert [each["cell"]["a"] for each in results.read()] == [1, 3]
+
+
+def test_a_name_with_a_line_separator_stays_one_line(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    results.append({"cell": {"method": "mine"}, "names": ["left\u2028right"]})
+    assert [each["names"] for each in results.read()] == [["left\u2028right"]]
 
 
 def _append_many(folder: Path, writer: int) -> None:

@@ -277,7 +277,7 @@ def test_what_is_no_directions(change: dict, message: str) -> None:
 
 
 def test_vectors_of_any_precision_move_codes(toy: SlotToy) -> None:
-    for dtype in (torch.float64, torch.float16):
+    for dtype in (torch.float64, torch.float16, torch.float8_e4m3fn):
         directions = of(toy, random_vectors(1, 1, 5).to(dtype))
         assert directions.move(toy.sample(1), 0, by=1.0).latent.dtype == torch.float32
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from eigenlens.codes import CODES_FORMAT, Codes, save_codes
+from eigenlens.codes import CODES_FORMAT, Codes, load_codes, save_codes
 from eigenlens.course import find_attribute, region_mask, show, without_change
 from eigenlens.directions import Directions, standard_deviation, unit_norm
 from eigenlens.edit import Edit, Goal, Move, Start, apply, edit_codes, start_codes
@@ -202,6 +204,46 @@ def test_broken_files_of_codes(toy: SlotToy, tmp_path: Path, header: str) -> Non
     save_file({"latent": torch.zeros(1, 1, 5)}, path, metadata={"eigenlens": header})
     with pytest.raises(UserError, match="no file of codes"):
         start_codes(toy, Start(file=str(path)))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_codes_of_every_precision_are_read_in_float32(
+    tiny: Callable[[str], Generator], tmp_path: Path, dtype: torch.dtype
+) -> None:
+    g = tiny("stylegan2")
+    codes = g.sample(2, seed=4, label=1)
+    assert codes.labels is not None
+    written = Codes(codes.space, codes.latent.to(dtype), codes.labels.to(dtype))
+    read = load_codes(save_codes(written, tmp_path / "codes.safetensors", g), g)
+    assert torch.allclose(g.render(read), g.render(codes), atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"latent": torch.full((2, 1, 5), math.nan)}, "NaN or infinity"),
+        ({"latent": torch.zeros(2, 1, 5, dtype=torch.int32)}, "codes are floating-point"),
+        ({"latent": torch.zeros(())}, "no file of codes"),
+        ({"labels": torch.ones(2, 7)}, r"labels of shape \[2, 7\]; tiny-stylegan2 takes \[2, 3\]"),
+        ({"labels": torch.ones(())}, r"labels of shape \[\]"),
+        ({"noise_seeds": ["a", "b"]}, "no file of codes"),
+        ({"noise_seeds": 5}, "no file of codes"),
+        ({"truncation": math.inf}, "NaN or infinity"),
+        ({"space": "q"}, "unknown space"),
+    ],
+)
+def test_damaged_codes_are_refused_by_name(
+    tiny: Callable[[str], Generator], tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    g = tiny("stylegan2")
+    about = {"format": CODES_FORMAT, "generator": g.identity(), "space": "w", "noise_seeds": None, "truncation": 1.0}
+    tensors = {"latent": torch.zeros(2, 1, 5), "labels": torch.ones(2, 3)}
+    for key, value in change.items():
+        (tensors if key in tensors else about)[key] = value
+    path = tmp_path / "codes.safetensors"
+    save_file(tensors, path, metadata={"eigenlens": json.dumps(about)})
+    with pytest.raises(UserError, match=f"{path.name}.*{message}"):
+        load_codes(path, g)
 
 
 # --- bounds -----------------------------------------------------------------------------------------------------------

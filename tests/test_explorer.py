@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from collections.abc import Callable
@@ -24,8 +25,9 @@ from eigenlens.errors import UserError
 from eigenlens.explorer import Explorer, export_explorer, make_explorer, script
 from eigenlens.generator import Generator
 from eigenlens.method import find_directions
+from families import biggan
 
-pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
+onnxruntime = pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
 pytest.importorskip("onnxscript", reason="the extra 'onnx' is not installed")
 
 NAME = 'pose & "grin" <1>'
@@ -80,6 +82,17 @@ def test_the_page_carries_everything(explorer: Explorer) -> None:
     groups = {each["group"] for each in explorer.manifest["directions"]}
     assert groups == {"layer1", "layer2"}
     assert [each["quiet"] for each in explorer.manifest["directions"]] == [False] * (len(named) - 1) + [True]
+
+
+def test_the_network_is_that_of_the_truncation() -> None:
+    g = biggan(n_stats=5)
+    vectors = torch.eye(g.spaces["z"].dim)[:1, None]
+    made = make_explorer(g, Directions(vectors, "z", ("a",)), count=2, label=1, truncation=0.5)
+    session = onnxruntime.InferenceSession(gzip.decompress(made.parts["model"]), providers=["CPUExecutionProvider"])
+    codes = g.sample(2, label=1, truncation=0.5)
+    (images,) = session.run(None, {"latent": codes.latent.numpy()})
+    assert torch.allclose(torch.from_numpy(images), g.render(codes), atol=5e-2)
+    assert not torch.allclose(g.render(replace(codes, truncation=1.0)), g.render(codes), atol=1e-1)
 
 
 def test_the_script_is_one_module() -> None:
@@ -187,6 +200,25 @@ def test_it_shows_what_torch_shows(
 
 
 @pytest.mark.browser
+def test_the_edit_of_raw_directions_makes_the_picture_of_the_page(
+    open_page: Callable[..., Watched], g: Generator, axes: Directions, tmp_path: Path
+) -> None:
+    raw = replace(axes.in_raw(), vectors=5 * axes.vectors)  # as published files tell strengths: in multiples of those
+    path = export_explorer(make_explorer(g, raw, source="file", count=2), tmp_path / "page.html")
+    watched = opened(open_page, path.as_uri())
+    slider(watched, "L2D1").press("PageUp")
+    with watched.page.expect_download() as download:
+        watched.page.get_by_role("button", name="PNG").click()
+    download.value.save_as(tmp_path / "saved.png")
+    recipe = pictures.read_recipe(tmp_path / "saved.png")
+    assert recipe is not None
+    done = apply(Edit.from_json(recipe["edit"]), g, lambda _: raw)
+    assert is_near(shown(watched), drawn(g, done.after))
+    assert not is_near(drawn(g, done.before), drawn(g, done.after))
+    watched.check_clean()
+
+
+@pytest.mark.browser
 def test_a_photo_is_inverted_in_the_page(
     open_page: Callable[..., Watched], page: str, g: Generator, encoder: Encoder, tmp_path: Path
 ) -> None:
@@ -200,6 +232,37 @@ def test_a_photo_is_inverted_in_the_page(
     (tmp_path / "photo.txt").write_text("no picture")
     watched.page.set_input_files("input[type=file]", tmp_path / "photo.txt")
     watched.page.wait_for_selector("text=cannot be read as a picture")
+    watched.check_clean()
+
+
+@pytest.mark.browser
+def test_a_photo_dropped_on_a_page_without_an_encoder_keeps_the_page(
+    open_page: Callable[..., Watched], explorer: Explorer, tmp_path: Path
+) -> None:
+    bare = replace(explorer, manifest={**explorer.manifest, "encoder": None})
+    watched = opened(open_page, export_explorer(bare, tmp_path / "page.html").as_uri())
+    stopped = watched.page.evaluate("""() => {
+        const data = new DataTransfer();
+        data.items.add(new File([new Uint8Array(4)], "photo.png", { type: "image/png" }));
+        return ["dragover", "drop"].map((kind) => {
+            const event = new DragEvent(kind, { dataTransfer: data, bubbles: true, cancelable: true });
+            document.querySelector("[data-part=picture]").dispatchEvent(event);
+            return event.defaultPrevented;
+        });
+    }""")
+    assert stopped == [True, True]
+    watched.page.wait_for_selector("text=this page takes no photos")
+    watched.check_clean()
+
+
+@pytest.mark.browser
+def test_another_link_to_the_open_page_is_followed(open_page: Callable[..., Watched], page: str) -> None:
+    watched = opened(open_page, f"{page}#image=2&L1D1=3")
+    watched.page.evaluate("location.hash = '#image=1&L2D1=4'")
+    watched.page.wait_for_selector("text=image 1")
+    assert (slider(watched, "L1D1").input_value(), slider(watched, "L2D1").input_value()) == ("0", "4")
+    watched.page.keyboard.press("Control+z")
+    assert (slider(watched, "L1D1").input_value(), slider(watched, "L2D1").input_value()) == ("3", "0")
     watched.check_clean()
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from devices import far_device
 from eigenlens.cli import main
 from eigenlens.errors import Unsupported, UserError
 from eigenlens.export import export_onnx, write_onnx
 from eigenlens.generator import Generator
-from families import TINY
+from families import TINY, biggan
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
 pytest.importorskip("onnxscript", reason="the extra 'onnx' is not installed")
@@ -54,6 +56,27 @@ def test_every_family_exports(family: str, tiny: Callable[[str], Generator], tmp
     assert about["space"] == where.name
     assert b"site-packages" not in made.path.read_bytes()
     assert str(Path(__file__).parent.parent).encode() not in made.path.read_bytes()
+
+
+def test_a_generator_in_bfloat16_on_another_device_exports_and_stays_there(tmp_path: Path) -> None:
+    with far_device() as device:
+        g = TINY["eigengan"]().to(device)
+        g.precision = "bf16"
+        codes = g.sample(2, seed=3)
+        before = g.render(codes)
+        assert export_onnx(g, tmp_path / "g.onnx").error < 1e-3
+        assert (g.device, g.precision) == (device, "bf16")
+        assert torch.equal(g.render(codes), before)
+
+
+def test_batch_statistics_are_those_of_the_truncation(tmp_path: Path) -> None:
+    g = biggan(n_stats=5)
+    codes = g.sample(2, seed=3, label=1, truncation=0.5)
+    made = export_onnx(g, tmp_path / "g.onnx", label=1, truncation=0.5)
+    session = onnxruntime.InferenceSession(str(made.path), providers=["CPUExecutionProvider"])
+    (images,) = session.run(None, {"latent": codes.latent.numpy()})
+    assert torch.allclose(torch.from_numpy(images), g.render(codes), atol=1e-3)
+    assert not torch.allclose(g.render(replace(codes, truncation=1.0)), g.render(codes), atol=1e-2)
 
 
 def test_weights_in_half(tiny: Callable[[str], Generator], tmp_path: Path) -> None:

@@ -44,9 +44,20 @@ def test_axes_in_turn_begin_and_end_at_the_image() -> None:
         assert (min(own), max(own)) == (-2.0, 3.0)
         assert len(own) == 21
     assert [shot.which for shot in shots] == ["a"] * 21 + ["b"] * 21
-    assert len(in_turn(["a"], 0.0, 2.0, 11)) >= 11
+    assert [shot.strength for shot in in_turn(["a"], 0.0, 2.0, 5, "linear")] == [0.0, 1.0, 2.0, 1.0, 0.0]
     with pytest.raises(UserError, match="shows nothing"):
         in_turn(["a"], 0.0, 0.0, 9)
+    with pytest.raises(UserError, match="3 frames came; from 0 to 3, to -2 and back takes 4 or more"):
+        in_turn(["a"], -2.0, 3.0, 3)
+
+
+@pytest.mark.parametrize("n", [4, 5, 8, 10, 24, 60, 90])
+@pytest.mark.parametrize(("low", "high"), [(-3.0, 3.0), (-0.1, 3.0), (-1.5, 2.7), (0.0, 3.0), (1.0, 3.0)])
+def test_axes_in_turn_have_the_frames_that_were_asked_for(n: int, low: float, high: float) -> None:
+    strengths = [shot.strength for shot in in_turn(["a"], low, high, n)]
+    assert len(strengths) == n
+    assert (strengths[0], strengths[-1]) == (0.0, 0.0)
+    assert all(any(each == pytest.approx(end) for each in strengths) for end in (low, high))
 
 
 def test_a_walk_shows_what_traverse_shows_and_holds_one_frame(eigengan: Generator) -> None:

@@ -78,6 +78,17 @@ def test_half_weights_are_other_weights(own: Generator, tmp_path: Path) -> None:
     push(rounded, str(tmp_path / "fine"), directions=[again], half=True)
 
 
+def test_two_files_of_one_name_and_one_folder_for_both_are_refused(own: Generator, tmp_path: Path) -> None:
+    axes = find_directions("eigen", own, measured=False)
+    files = [axes.save(tmp_path / "a" / "axes.safetensors"), axes.save(tmp_path / "b" / "axes.safetensors")]
+    for target in (str(tmp_path / "there"), "hf://user/repo"):
+        with pytest.raises(UserError, match="two files of directions are called 'axes'"):
+            push(own, target, directions=files)
+    assert not (tmp_path / "there").exists()
+    with pytest.raises(UserError, match="it is there already"):
+        pull(str(tmp_path / "model"), tmp_path / "a" / ".." / "model", force=True)
+
+
 def test_what_is_no_generator_of_ours(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no generator of eigenlens"):
         pull(str(tmp_path), tmp_path / "back")

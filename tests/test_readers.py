@@ -26,13 +26,26 @@ def test_any_function_is_a_reader() -> None:
     assert nameless.attributes == ("score-0", "score-1", "score-2")
 
 
+def test_a_function_has_a_name_for_each_score() -> None:
+    with pytest.raises(UserError, match="a function gave 3 scores an image, and has 1 names: brightness"):
+        open_reader(lambda images: images.mean((2, 3)), ["brightness"])(torch.zeros(2, 3, 8, 8))
+
+    def measured(images: torch.Tensor) -> np.ndarray:
+        return images.numpy().mean((2, 3))
+
+    measured.attributes = ("red", "green", "blue")  # type: ignore[attr-defined]
+    reader = open_reader(measured)
+    assert reader.attributes == ("red", "green", "blue")
+    assert reader(torch.ones(2, 3, 8, 8)).tolist() == [[1.0] * 3] * 2
+
+
 def test_a_path_of_your_own_and_one_line_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     assert open_reader("toy_factors:Squares").attributes == ("size", "turn", "hue", "tone")
     monkeypatch.setitem(READERS.table, "squares", "toy_factors:Squares")
     assert open_reader("squares")(torch.zeros(1, 3, 16, 16)).shape == (1, 4)
 
 
-@pytest.mark.parametrize("wrong", ["toy_factors:Nothing", "no.such.module:Name", 3])
+@pytest.mark.parametrize("wrong", ["toy_factors:Nothing", "no.such.module:Name", "..x:Name", ":Name", 3])
 def test_what_is_no_reader_is_told(wrong: object) -> None:
     with pytest.raises(UserError, match="reader"):
         open_reader(wrong)  # type: ignore[arg-type]

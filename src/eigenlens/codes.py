@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -304,23 +305,29 @@ def save_codes(
 
 
 def load_codes(path: str | Path, generator: Any) -> Codes:
-    """Read codes of `generator` that `save_codes` wrote.
+    """Read codes of `generator` that `save_codes` wrote, as float32.
 
     Raises:
-        UserError: where the file is none, or belongs to another generator.
+        UserError: where the file is none, is damaged, or belongs to another generator.
     """
     header, tensors = _read_codes(path)
     mine, theirs = header["generator"], generator.identity()
     if mine.get("weights") != theirs["weights"]:
         raise UserError(f"{path} holds codes of {mine.get('name')}, not of {theirs['name']}")
-    seeds = header.get("noise_seeds")
-    return Codes(
-        generator.space(header["space"]),
-        tensors["latent"],
-        tensors.get("labels"),
-        None if seeds is None else tuple(seeds),
-        float(header.get("truncation", 1.0)),
-    )
+    latent, labels = tensors["latent"], tensors.get("labels")
+    seeds, truncation = header["noise_seeds"], float(header.get("truncation", 1.0))
+    wide = [len(latent), len(generator.label_names)]
+    if labels is not None and list(labels.shape) != wide:
+        raise UserError(f"{path} holds labels of shape {list(labels.shape)}; {theirs['name']} takes {wide}")
+    latent = latent.float() if latent.is_floating_point() else latent  # whatever precision it was written in
+    labels = None if labels is None else labels.float()
+    if not (math.isfinite(truncation) and all(each.isfinite().all() for each in (latent, labels) if each is not None)):
+        raise UserError(f"{path} holds codes with NaN or infinity; a code is finite")
+    try:
+        space = generator.space(header["space"])
+        return Codes(space, latent, labels, None if seeds is None else tuple(seeds), truncation)
+    except UserError as error:
+        raise UserError(f"{path} holds no usable codes: {error}") from error
 
 
 def read_codes_header(path: str | Path) -> dict[str, Any]:
@@ -345,7 +352,9 @@ def _read_codes(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except (SafetensorError, ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path} is no file of codes: {error}") from error
     kinds = {"generator": dict, "space": str, "noise_seeds": (list, type(None)), "truncation": (int, float)}
-    is_whole = isinstance(header, dict) and header.get("format") == CODES_FORMAT and "latent" in tensors
-    if not is_whole or not all(isinstance(header.get(key, 1.0), kind) for key, kind in kinds.items()):  # type: ignore[arg-type]
+    is_whole = isinstance(header, dict) and header.get("format") == CODES_FORMAT
+    is_whole = is_whole and all(isinstance(header.get(key, 1.0), kind) for key, kind in kinds.items())  # type: ignore[arg-type]
+    is_whole = is_whole and all(type(seed) is int for seed in header["noise_seeds"] or ())
+    if not is_whole or "latent" not in tensors or not tensors["latent"].ndim:
         raise UserError(f"{path} is no file of codes of format {CODES_FORMAT!r}")
     return header, tensors

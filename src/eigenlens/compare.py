@@ -63,10 +63,10 @@ class Results:
         if not self.path.exists():
             return []
         lines = []
-        for text in self.path.read_text("utf-8").splitlines():
+        for text in self.path.read_bytes().split(b"\n"):  # splitlines() would also end a line within a name
             try:
                 line = json.loads(text)
-            except ValueError:
+            except ValueError:  # no JSON, or cut off within a character
                 continue
             if isinstance(line, dict) and isinstance(line.get("cell"), dict):
                 lines.append(line)

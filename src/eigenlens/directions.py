@@ -91,7 +91,7 @@ class Directions:
                 "directions are floating-point [k, slots, dim], or [k, 1, dim] to broadcast"
             )
         k, shape = len(self.vectors), self.vectors.shape[1:]
-        if not torch.isfinite(self.vectors).all():
+        if not torch.isfinite(self.vectors.float()).all():  # some types of 8 bits know no isfinite
             raise UserError("some vectors hold NaN or infinity; a direction is finite")
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731  the dataclass is frozen
         put("vectors", self.vectors.float())  # codes are float32, whatever precision a method worked in

@@ -9,7 +9,7 @@ import json
 import re
 import string
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from .directions import Directions
 from .effect import calibrate
 from .encoder import Encoder, fit_resolution
 from .errors import UserError
-from .export import export_onnx, write_onnx
+from .export import export_onnx, traceable, write_onnx
 from .files import refuse_existing, write_text
 from .generator import Generator
 
@@ -99,7 +99,7 @@ def make_explorer(
         title: above the page; the generator's name by default.
 
     Raises:
-        Unsupported: where the generator cannot be written as ONNX.
+        Unsupported: where the generator cannot be written as ONNX, or the directions are curved.
         UserError: for fewer than two codes, or no directions.
     """
     if count < 2:
@@ -107,14 +107,17 @@ def make_explorer(
     if not len(directions):
         raise UserError("an explorer without directions has no sliders; give at least one")
     label = label if label is not None or not generator.label_names else 0
+    directions.check_straight("a slider of a page")
     space = generator.space(directions.space)
+    units = directions.units_per_sigma(space).tolist()
     directions = calibrate(generator, directions.in_sigma(space), limit_samples=256)
     drawn = generator.sample(count, seed=seed, truncation=truncation, label=label)
     codes = directions.host(generator, drawn)
     steps = torch.stack([directions.unit_step(codes.space, k) for k in range(len(directions))])  # [k, slots, dim]
-    with tempfile.TemporaryDirectory() as folder:
-        exported = export_onnx(generator, Path(folder) / "g.onnx", space=codes.space.name, label=label, half=True)
-        model = exported.path.read_bytes()
+    with tempfile.TemporaryDirectory() as folder, traceable(generator):
+        network = Path(folder) / "g.onnx"
+        export_onnx(generator, network, space=codes.space.name, label=label, truncation=codes.truncation, half=True)
+        model = network.read_bytes()
         reader = None if encoder is None else _write_encoder(encoder, generator, directions, Path(folder) / "e.onnx")
     manifest = {
         "format": "eigenlens.explorer/1",
@@ -129,7 +132,7 @@ def make_explorer(
         "count": count,
         "source": source,
         "codes": {"seed": seed, "truncation": truncation} | ({} if label is None else {"label": label}),
-        "directions": _sliders(directions, codes.space, steps),
+        "directions": _sliders(directions, codes.space, steps, units),
         "encoder": None
         if encoder is None
         else {"side": encoder.network.config.resolution, "channels": encoder.network.config.channels},
@@ -199,7 +202,8 @@ def export_explorer(explorer: Explorer, path: str | Path, *, force: bool = False
     return write_text(path, page, force=force)
 
 
-def _sliders(directions: Directions, space: Space, steps: torch.Tensor) -> list[dict[str, Any]]:
+def _sliders(directions: Directions, space: Space, steps: torch.Tensor, units: Sequence[float]) -> list[dict[str, Any]]:
+    """Describe a slider each; `units` is how much of the unit that moves along it are told in one σ is."""
     strongest = float(directions.effect.max())
     rows = []
     for k, row in enumerate(directions.table()):
@@ -210,6 +214,7 @@ def _sliders(directions: Directions, space: Space, steps: torch.Tensor) -> list[
                 "group": _group(space, steps[k]) or directions.provenance.method or "directions",
                 "low": round(low, 3),
                 "high": round(high, 3),
+                "units": units[k],
                 "effect": row["effect"],
                 "quiet": bool(row["effect"] is not None and row["effect"] < QUIET * strongest),
             }

@@ -52,19 +52,20 @@ class Images(nn.Module):
         generator: the generator; noise is as stored.
         space: of the latents.
         label: index or name of the class, which is then built in; without it a conditional generator takes `labels`.
+        truncation: that codes carry, see `Codes`.
     """
 
-    def __init__(self, generator: Generator, space: Space, label: Any = None) -> None:
+    def __init__(self, generator: Generator, space: Space, label: Any = None, truncation: float = 1.0) -> None:
         super().__init__()
         self.network = generator.network
-        self.generator, self.space = generator, space
+        self.generator, self.space, self.truncation = generator, space, truncation
         self.label = generator.encode_labels(label, 1) if label is not None else None
 
     def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return images [batch, channels, height, width] for latents [batch, slots, dim]."""
         if self.label is not None:
             labels = self.label.expand(latent.shape[0], -1)
-        return self.generator(Codes(self.space, latent, labels))
+        return self.generator(Codes(self.space, latent, labels, truncation=self.truncation))
 
 
 def export_onnx(
@@ -73,19 +74,23 @@ def export_onnx(
     *,
     space: str | None = None,
     label: Any = None,
+    truncation: float = 1.0,
     half: bool = False,
     force: bool = False,
 ) -> Exported:
     """Write a generator as ONNX: `latent` [batch, slots, dim], and `labels` where it has classes, to `images`.
 
     The file is run with onnxruntime on codes of another seed, one and three at a time, before it is given its name.
-    Images are those of the stored noise. Its metadata say which generator and space it belongs to.
+    It computes in float32, whatever the generator does. Images are those of the stored noise. Its metadata say which
+    generator and space it belongs to.
 
     Args:
         generator: the generator.
         path: ends in `.onnx`.
         space: of the latents; by default the prior, in which codes are drawn, so that the whole network is in the file.
         label: index or name of a class to build in.
+        truncation: that codes carry to the network, see `Codes`: of Hugging Face's BigGAN, it chooses the batch
+            statistics that are built in. Latents of other networks are truncated before they come.
         half: store weights in float16: half the size, for differences that the eye does not see.
         force: replace a file that exists.
 
@@ -95,7 +100,6 @@ def export_onnx(
     """
     refuse_existing(path, force=force)
     where = generator.space(space or generator.prior)
-    module = Images(generator, where, label)
     examples = [_inputs(generator, where, n, label, seed=seed) for n, seed in ((2, 0), (1, 1), (3, 1))]
     about = {
         "kind": "generator",
@@ -103,8 +107,24 @@ def export_onnx(
         "space": where.name,
         "resolution": generator.resolution,
         "label": None if label is None else str(label),
+        "truncation": truncation,
     }
-    return write_onnx(module, examples, path, output="images", about=about, half=half, force=force, name=generator.name)
+    with traceable(generator):
+        module = Images(generator, where, label, truncation)
+        return write_onnx(
+            module, examples, path, output="images", about=about, half=half, force=force, name=generator.name
+        )
+
+
+@contextmanager
+def traceable(generator: Generator) -> Iterator[None]:
+    """Have a generator on the CPU and in float32 within the block: runtimes know no bfloat16 convolutions."""
+    device, precision = generator.device, generator.precision
+    generator.to("cpu").precision = "fp32"
+    try:
+        yield
+    finally:
+        generator.to(device).precision = precision
 
 
 def _inputs(generator: Generator, space: Space, n: int, label: Any, *, seed: int) -> dict[str, Tensor]:
@@ -128,7 +148,7 @@ def write_onnx(
     """Write a module as ONNX and check it against torch.
 
     Args:
-        module: takes tensors by name, gives one.
+        module: takes tensors by name, gives one; it is put on the CPU.
         examples: inputs by name: those it is traced with, then those it is checked with.
         path: ends in `.onnx`.
         output: name of what it gives.

@@ -62,17 +62,25 @@ def in_turn(names: Sequence[str], low: float, high: float, n: int, easing: Easin
     Example:
         >>> [shot.strength for shot in in_turn(["a"], -1.0, 1.0, 9, "linear")]
         [0.0, 0.5, 1.0, 0.5, 0.0, -0.5, -1.0, -0.5, 0.0]
+
+    Raises:
+        UserError: for a range of nothing, and for fewer shots than reach its ends and lead back.
     """
     shots = []
     for name in names:
-        ends = [0.0, high, low, 0.0]
-        lengths = [abs(b - a) for a, b in itertools.pairwise(ends)]
-        if not sum(lengths):
+        legs = [(a, b) for a, b in itertools.pairwise([0.0, high, low, 0.0]) if a != b]
+        if not legs:
             raise UserError(f"a film of {name} from {low:g} to {high:g} shows nothing; give a range")
-        counts = [max(1, round((n - 1) * length / sum(lengths))) for length in lengths]
+        if n <= len(legs):
+            raise UserError(f"{n} frames came; from 0 to {high:g}, to {low:g} and back takes {len(legs) + 1} or more")
+        whole = sum(abs(b - a) for a, b in legs)
         shots.append(Shot(name, 0.0))
-        for (a, b), count in zip(itertools.pairwise(ends), counts, strict=True):
-            shots += [Shot(name, a + (b - a) * share) for share in eased(count + 1, easing)[1:]]
+        at, gone = 0, 0.0
+        for left, (a, b) in zip(reversed(range(len(legs))), legs, strict=True):
+            gone += abs(b - a)
+            until = min(max(round((n - 1) * gone / whole), at + 1), n - 1 - left)  # each leg has its frames
+            shots += [Shot(name, a + (b - a) * share) for share in eased(until - at + 1, easing)[1:]]
+            at = until
     return shots
 
 

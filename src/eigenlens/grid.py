@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import re
 import shlex
 from collections.abc import Iterator, Mapping
@@ -123,8 +124,12 @@ class Grid:
     def __post_init__(self) -> None:
         if not self.generators or not self.methods or not self.metrics or not self.seeds or not self.code_seeds:
             raise UserError("a comparison needs at least one generator, method, metric and seed of each kind")
-        if min(self.k, self.profile_codes) < 1 or self.null < 0:
+        counts = (self.k, self.profile_codes, self.null)
+        if any(type(each) is not int for each in counts) or min(counts[:2]) < 1 or self.null < 0:
             raise UserError("k and profile_codes are whole numbers from 1, and null from 0")
+        strange = [name for name, target in self.targets.items() if not 0 < target < math.inf]
+        if strange:
+            raise UserError(f"the target of {strange[0]} is {self.targets[strange[0]]:g}; give a number above 0")
         asked = (*self.calibrations, *self.targets, *(each for some in self.at.values() for each in some))
         for calibration in asked:
             check_calibration(calibration)

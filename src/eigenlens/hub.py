@@ -83,10 +83,15 @@ def push(
         Where it is.
 
     Raises:
-        UserError: for a missing extra, a Hub that refuses, directions of another generator, or files that exist.
+        UserError: for a missing extra, a Hub that refuses, directions of another generator or of one file name, or
+            files that exist.
     """
     repository = Repository.parse(target)
     loaded = [(Path(each).stem, Directions.load(each, generator=generator)) for each in directions]
+    names = [name for name, _ in loaded]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"two files of directions are called {twice[0]!r} and would take one place; rename one of them")
     if repository is None:
         return str(_write(generator, Path(target), loaded, license, half, force))
     with tempfile.TemporaryDirectory() as folder:
@@ -142,6 +147,8 @@ def pull(source: str, folder: str | Path, *, force: bool = False) -> Generator:
     if not (origin / CONFIG).is_file() or not (origin / WEIGHTS).is_file():
         raise UserError(f"{source} holds no generator of eigenlens: {CONFIG} and {WEIGHTS} are missing")
     files = [each for pattern in WELCOME for each in sorted(origin.glob(pattern))]
+    if folder.resolve() == origin.resolve():
+        raise UserError(f"{source} is the folder that it would be put into; it is there already")
     for each in files:
         refuse_existing(folder / each.relative_to(origin), force=force)
     load_generator(origin, device="cpu")  # what does not open is not kept

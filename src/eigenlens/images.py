@@ -433,7 +433,7 @@ def _drawable_character(character: str) -> str:
     if character in _SPELLED:
         return _SPELLED[character]
     plain = "".join(c for c in unicodedata.normalize("NFKD", character) if not unicodedata.combining(c))
-    if plain and all(map(_has_glyph, plain)):
+    if all(map(_has_glyph, plain)):  # nothing of an accent that stands behind its letter, as in file names of macOS
         return plain
     greek = re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (\w+)", unicodedata.name(plain[:1] or character, ""))
     if greek:

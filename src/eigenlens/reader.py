@@ -115,10 +115,12 @@ def open_reader(reader: str | Reader | Callable[[Tensor], Tensor], attributes: S
     Args:
         reader: a name of `READERS`; a path of your own reader, or of a function; a reader; or a function of images
             [batch, channels, height, width] in [-1, 1] that gives scores [batch] or [batch, attributes].
-        attributes: names of a function's scores; by default `score-0`, `score-1`, ...
+        attributes: names of a function's scores; by default those in its own `attributes`, or else `score-0`,
+            `score-1`, ...
 
     Raises:
-        UserError: on an unknown name, or a path that leads nowhere.
+        UserError: on an unknown name, or a path that leads nowhere; when it reads, where a function gives another
+            number of scores than it has names.
 
     Example:
         >>> brightness = open_reader(lambda images: images.mean((1, 2, 3)), ["brightness"])
@@ -129,7 +131,7 @@ def open_reader(reader: str | Reader | Callable[[Tensor], Tensor], attributes: S
         module, _, attribute = reader.partition(":")
         try:
             found = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two: names such as ..x and ""
             raise UserError(f"no reader at {reader!r}: {error}; write it as package.module:name") from error
         return open_reader(found, attributes)
     if isinstance(reader, str):
@@ -140,7 +142,7 @@ def open_reader(reader: str | Reader | Callable[[Tensor], Tensor], attributes: S
         return reader
     if not callable(reader):
         raise UserError(f"a {type(reader).__name__} came as a reader; give a name, a path or a function of images")
-    return FunctionReader(reader, tuple(attributes))
+    return FunctionReader(reader, tuple(attributes or getattr(reader, "attributes", ())))
 
 
 @dataclass(frozen=True)
@@ -155,12 +157,25 @@ class FunctionReader:
 
     def __post_init__(self) -> None:
         if not self.attributes:
-            count = self(torch.zeros(1, 3, 64, 64)).shape[1]
+            count = self._scores(torch.zeros(1, 3, 64, 64)).shape[1]
             object.__setattr__(self, "attributes", tuple(f"score-{i}" for i in range(count)))
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return scores [batch, attributes]."""
-        scores = self.function(images)
+        """Return scores [batch, attributes].
+
+        Raises:
+            UserError: where the function gives another number of scores than there are names.
+        """
+        scores = self._scores(images)
+        if scores.shape[1] != len(self.attributes):
+            raise UserError(
+                f"a function gave {scores.shape[1]} scores an image, and has {len(self.attributes)} names: "
+                f"{', '.join(self.attributes)}; give one each"
+            )
+        return scores
+
+    def _scores(self, images: Tensor) -> Tensor:
+        scores = torch.as_tensor(self.function(images))  # functions of NumPy give arrays
         return scores.reshape(len(images), -1).float()
 
 

@@ -151,7 +151,11 @@ export async function mount(root, manifest, parts, options = {}) {
   // --- a photo ---
 
   async function takePhoto(file) {
-    if (!manifest.encoder || !file) return;
+    if (!file) return;
+    if (!manifest.encoder) {
+      status.textContent = "this page takes no photos: it carries no encoder";
+      return;
+    }
     const { side, channels } = manifest.encoder;
     status.textContent = "reading the photo…";
     try {
@@ -166,12 +170,12 @@ export async function mount(root, manifest, parts, options = {}) {
     const chooser = find("file");
     find("photo").addEventListener("click", () => chooser.click());
     chooser.addEventListener("change", () => { takePhoto(chooser.files[0]); chooser.value = ""; });
-    for (const kind of ["dragenter", "dragover"]) {
-      root.addEventListener(kind, (event) => { event.preventDefault(); root.classList.add("over"); });
-    }
-    for (const kind of ["dragleave", "drop"]) root.addEventListener(kind, () => root.classList.remove("over"));
-    root.addEventListener("drop", (event) => { event.preventDefault(); takePhoto(event.dataTransfer.files[0]); });
   }
+  for (const kind of ["dragenter", "dragover"]) { // without this the browser would open the photo in place of the page
+    root.addEventListener(kind, (event) => { event.preventDefault(); root.classList.toggle("over", Boolean(manifest.encoder)); });
+  }
+  for (const kind of ["dragleave", "drop"]) root.addEventListener(kind, () => root.classList.remove("over"));
+  root.addEventListener("drop", (event) => { event.preventDefault(); takePhoto(event.dataTransfer.files[0]); });
 
   // --- buttons and keys ---
 
@@ -235,6 +239,8 @@ export async function mount(root, manifest, parts, options = {}) {
       status.textContent = text;
     }
   }
+
+  if (options.link) window.addEventListener("hashchange", () => keep(fromHash(location.hash, directions, count)));
 
   settle(first);
   drawStarts();

@@ -50,11 +50,11 @@ export function fromHash(hash, directions, count) {
   return state;
 }
 
-/** Return the Edit that makes the picture again with `eigenlens edit --edit`; null for a photo. */
+/** Return the Edit that makes the picture again with `eigenlens edit --edit`, in the directions' own unit; null for a photo. */
 export function toEdit(state, manifest) {
   if (state.start === "photo") return null;
   const moves = manifest.directions
-    .map((each, k) => ({ directions: manifest.source, name: each.name, by: state.values[k] }))
+    .map((each, k) => ({ directions: manifest.source, name: each.name, by: state.values[k] * each.units }))
     .filter((move) => move.by);
   return { version: 1, generator: manifest.generator, codes: { ...manifest.codes, index: state.start }, moves };
 }
