@@ -37,6 +37,14 @@ class FarTensor(Tensor):
         """Look up places, those in a list as well."""
         return super().__getitem__(torch.tensor(rows) if isinstance(rows, list) else rows)
 
+    def tolist(self) -> Any:
+        """Return the numbers, which is what a GPU does too."""
+        return self.near.tolist()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Go into files as those numbers."""
+        return self.near.__reduce_ex__(protocol)
+
     def data_ptr(self) -> int:
         """Return where the numbers are."""
         return self.near.data_ptr()

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import Tensor
 
 from devices import FAR, far_device
 from eigenlens import Codes
 from eigenlens.edit import Edit, edit_codes
-from eigenlens.generator import Generator
+from eigenlens.generator import Generator, _sent
 from eigenlens.method import METHODS
+from eigenlens.methods.learning import Learner, learn
 from eigenlens.move import Move
 from families import TINY
 
@@ -100,3 +105,33 @@ def test_keep_takes_codes_of_every_device(pair: tuple[Generator, Generator]) -> 
         codes = draw(there, directions.space)[0].to(device)
         moved = edit_codes(there, codes, edit, lambda _: directions).after.latent
         assert torch.allclose(moved.cpu(), expected, atol=1e-4)
+
+
+def test_a_copy_is_awaited_on_the_gpu_that_made_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current GPU may be another one, and an event of that one would wait for nothing."""
+    asked: list[torch.device] = []
+    made, pinned = torch.empty, SimpleNamespace(record_event=lambda: "event")
+    monkeypatch.setattr(torch, "empty", lambda *size, pin_memory, **about: made(*size, **about))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: asked.append(device) or pinned)
+    with far_device() as device:
+        images = torch.ones(2, 3).to(device)
+        copy, event = _sent(images)
+    assert asked == [FAR]
+    assert event == "event"
+    assert torch.equal(copy, torch.ones(2, 3))
+
+
+def test_a_run_that_was_stopped_within_a_tick_goes_on_on_a_gpu(tmp_path: Path) -> None:
+    def learner(device: torch.device) -> Learner:
+        weight = torch.nn.Linear(1, 1, bias=False).to(device)
+        loss: Callable[[int], tuple[Tensor, Tensor]] = lambda step: (weight.weight.square().sum(), weight.weight[0])  # noqa: E731
+        return Learner({"it": weight}, loss, ["weight"], learning_rate=0.1)
+
+    about = {"method": "toy", "arguments": {}, "seed": 0, "generator": {"weights": "0"}}
+    with far_device() as device:
+        for n_steps in (3, 10):
+            learn(learner(device), n_steps=n_steps, patience=0, about=about, run=tmp_path, device=device, tick=10)
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text("utf-8").splitlines()] == [
+        3,
+        10,
+    ]

@@ -423,7 +423,8 @@ class _Journal:
             if file.exists():
                 state = read_state(file, self.about)
                 self.learner.load_state_dict(state)
-                past.figures, past.losses = list(state["figures"]), list(state["losses"])
+                where = next(self.learner.modules.parameters()).device  # of the figures that are still to come
+                past.figures, past.losses = [each.to(where) for each in state["figures"]], list(state["losses"])
                 past.seconds = state["seconds"]
             if runtime.rank() == 0:
                 write_json(self.run / "config.json", self.about | {"version": __version__}, force=True)
