@@ -45,6 +45,10 @@ class FarTensor(Tensor):
         """Go into files as those numbers."""
         return self.near.__reduce_ex__(protocol)
 
+    def storage(self) -> Any:
+        """Return where they lie, for safetensors."""
+        return self.near.storage()
+
     def data_ptr(self) -> int:
         """Return where the numbers are."""
         return self.near.data_ptr()

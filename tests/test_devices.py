@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,10 +14,11 @@ import torch
 from torch import Tensor
 
 from devices import FAR, far_device
-from eigenlens import Codes
+from eigenlens import Codes, runtime
 from eigenlens.edit import Edit, edit_codes
 from eigenlens.generator import Generator, _sent
 from eigenlens.method import METHODS
+from eigenlens.methods import ganspace
 from eigenlens.methods.learning import Learner, learn
 from eigenlens.move import Move
 from families import TINY
@@ -135,3 +138,22 @@ def test_a_run_that_was_stopped_within_a_tick_goes_on_on_a_gpu(tmp_path: Path) -
         3,
         10,
     ]
+
+
+@pytest.mark.parametrize("exact", [True, False], ids=["moments", "rows"])
+def test_a_stopped_ganspace_goes_on_on_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, exact: bool) -> None:
+    monkeypatch.setattr(ganspace, "CHUNK", 1024 * 100)
+    monkeypatch.setattr(ganspace, "EXACT", 4096 if exact else 100)
+    method = ganspace.GANSpace(5, at="layer2", n_samples=600)
+
+    def ctrl_c(what: str, done: int, total: int | None) -> None:
+        if done == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with far_device() as device:
+        g = TINY["eigengan"]().to(device)
+        whole = method.fit(g)
+        with runtime.watching(ctrl_c), pytest.raises(KeyboardInterrupt):
+            method.fit(g, run=tmp_path)
+        resumed = method.fit(g, run=tmp_path)
+    assert torch.equal(resumed.vectors, whole.vectors)

@@ -186,6 +186,7 @@ class _Source:
         self.label = "random" if label is None and generator.label_names else label
         latent, rows = self._batch(0, 1)
         self.dim, self.slots = rows.shape[1], latent.shape[1] // space.dim
+        self.device = rows.device
         self.n_latent = latent.shape[1]
 
     def latent_shape(self, flat: Tensor) -> Tensor:
@@ -441,7 +442,8 @@ class _Rows:
             raise UserError(f"{self.place} is missing; remove {self.going.file}, which would go on from it") from error
         if self.going.done:
             kept = self.going.tensors
-            self.shift, self.total, self.sizes = kept["shift"], kept["total"], kept["sizes"].tolist()
+            self.shift, self.total = kept["shift"].to(self.source.device), kept["total"]
+            self.sizes = kept["sizes"].tolist()
             self.scale, self.squares = kept["scale_and_squares"].tolist()
 
     def _state(self) -> dict[str, Tensor]:
