@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -16,6 +17,9 @@ from torch import Tensor
 from devices import FAR, far_device
 from eigenlens import Codes, runtime
 from eigenlens.edit import Edit, edit_codes
+from eigenlens.encoder import Encoder, EncoderConfig, EncoderNetwork
+from eigenlens.explorer import Latents
+from eigenlens.export import Images, _on_cpu
 from eigenlens.generator import Generator, _sent
 from eigenlens.method import METHODS
 from eigenlens.methods import ganspace
@@ -157,3 +161,26 @@ def test_a_stopped_ganspace_goes_on_on_a_gpu(monkeypatch: pytest.MonkeyPatch, tm
             method.fit(g, run=tmp_path)
         resumed = method.fit(g, run=tmp_path)
     assert torch.equal(resumed.vectors, whole.vectors)
+
+
+def test_what_is_exported_leaves_the_generator_where_it_lies(pair: tuple[Generator, Generator]) -> None:
+    here, there = pair
+    space = there.spaces[there.prior]
+    codes = draw(here, space.name)
+    exported = _on_cpu(Images(there, space))
+    assert there.device == FAR
+    assert torch.allclose(exported(codes.latent, codes.labels), here(codes), atol=1e-5)
+    assert there(codes).device == FAR
+
+
+def test_an_exported_encoder_leaves_both_where_they_lie(pair: tuple[Generator, Generator]) -> None:
+    here, there = pair
+    if "w+" not in here.spaces or here.label_names:
+        pytest.skip("codes without a label that are lifted show it")
+    network = EncoderNetwork(EncoderConfig("z", 1, here.spaces["z"].dim, 3, 16, 8))
+    images, made = torch.rand(1, here.channels, 16, 16)[:, :3], []
+    for g in (here, there):
+        directions = METHODS["axes"](n_directions=2, space="w").fit(here)
+        made.append(_on_cpu(Latents(Encoder(copy.deepcopy(network), g), g, directions))(images))
+    assert there.device == FAR
+    assert torch.allclose(*made, atol=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import gzip
 import html
 import json
@@ -151,7 +152,8 @@ class Latents(nn.Module):
     def __init__(self, encoder: Encoder, generator: Generator, directions: Directions) -> None:
         super().__init__()
         self.network, self.space = encoder.network, encoder.space
-        self.generator, self.directions = generator, directions
+        self.generator, self.directions = copy.copy(generator), directions
+        self.generator.precision = "fp32"
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return latents [batch, slots, dim] of images [batch, channels, resolution, resolution]."""
