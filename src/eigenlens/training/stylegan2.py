@@ -320,7 +320,7 @@ class Training(Adversaries):
 
     @property
     def mine(self) -> slice:
-        """Which rows of a batch belong to this process: every n-th, so that it has whole groups of the discriminator."""
+        """Which rows of a batch belong to this process: every n-th, for whole groups of the discriminator."""
         return slice(runtime.rank(), None, runtime.world_size())
 
     def latents(self) -> Tensor:
