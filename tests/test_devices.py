@@ -114,6 +114,18 @@ def test_keep_takes_codes_of_every_device(pair: tuple[Generator, Generator]) -> 
         assert torch.allclose(moved.cpu(), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("family", ["eigengan", "stylegan2"])
+def test_a_device_without_float64_holds_reaches_and_decomposes(family: str) -> None:
+    with far_device(has_float64=False) as device:
+        g = TINY[family]().to(device)
+        ganspace.GANSpace(2, n_samples=100).fit(g)
+        directions = METHODS["axes"](n_directions=2).fit(g)
+        codes = draw(g, directions.space)[0].to(device)
+        for move, keep in ((Move("d", 0, by=1.0), ("pixels:saturation",)), (Move("d", 0, to=1.0), ())):
+            moved = edit_codes(g, codes, Edit("tiny", moves=(move,), keep=keep), lambda _: directions).after
+            assert moved.latent.device == device
+
+
 def test_a_copy_is_awaited_on_the_gpu_that_made_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """The current GPU may be another one, and an event of that one would wait for nothing."""
     asked: list[torch.device] = []

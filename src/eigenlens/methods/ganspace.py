@@ -241,11 +241,11 @@ class _Source:
         a, b = codes.latent
         rows = torch.stack([torch.zeros_like(a), a, b, a + b, 2 * a])
         with torch.inference_mode():
-            zero, at_a, at_b, at_sum, at_twice = self._at(rows, label).double()
+            zero, at_a, at_b, at_sum, at_twice = self._at(rows, label).cpu().double()
             scale = max(float((at_a - zero).abs().max()), 1e-12)
             errors = [(at_sum - at_a - at_b + zero).abs().max(), (at_twice - 2 * at_a + zero).abs().max()]
             if self.generator.label_names:
-                other = self._at(rows[:2], len(self.generator.label_names) - 1).double()
+                other = self._at(rows[:2], len(self.generator.label_names) - 1).cpu().double()
                 errors.append((other[1] - other[0] - at_a + zero).abs().max())
             if max(float(error) for error in errors) > 1e-4 * scale:
                 return None
