@@ -343,31 +343,33 @@ import sys, torch
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from families import TINY
-from eigenlens.methods.voynov import Voynov
+from eigenlens.method import METHODS
 torch.set_num_threads(1)
 torch.manual_seed(0)
 g = TINY["eigengan"]()
-method = Voynov(n_directions=3, n_steps=int(sys.argv[3]), batch=8, learn_in="fp32", patience=0)
+method = METHODS[sys.argv[5]](n_directions=3, n_steps=int(sys.argv[3]), batch=8, learn_in="fp32", patience=0)
 d = method.fit(g, run=Path(sys.argv[2]))
 torch.save(d.vectors, Path(sys.argv[2]) / f"vectors{sys.argv[4]}.pt")
 """
 
 
-def start(run: Path, n_steps: int, rank: str = "0", **environment: str) -> subprocess.Popen:
+def start(run: Path, n_steps: int, rank: str = "0", method: str = "voynov", **environment: str) -> subprocess.Popen:
     source = str(Path(eigenlens.__file__).parent.parent)
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": source, "RANK": rank, "LOCAL_RANK": rank} | environment
-    arguments = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(run), str(n_steps), rank]
+    arguments = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(run), str(n_steps), rank, method]
     return subprocess.Popen(arguments, env=env, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.slow
-def test_two_processes_repeat_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["voynov", "pairs", "contrastive"])
+def test_two_processes_repeat_one(tmp_path: Path, method: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     (tmp_path / "two").mkdir()
     group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    processes = [start(tmp_path / "two", 5, rank, **group) for rank in "01"] + [start(tmp_path / "one", 5)]
+    processes = [start(tmp_path / "two", 5, rank, method, **group) for rank in "01"]
+    processes.append(start(tmp_path / "one", 5, method=method))
     for process in processes:
         _, said = process.communicate(timeout=120)
         assert process.returncode == 0, said

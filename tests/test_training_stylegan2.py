@@ -98,6 +98,19 @@ def test_the_discriminator_sees_that_images_are_all_alike() -> None:
     assert not torch.allclose(among_others, among_copies, atol=1e-4)
 
 
+def test_processes_share_a_batch_by_whole_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    training = Training(configure("stylegan2-tiny-8"), device=CPU)  # batch 8
+    maps, latents = torch.randn(8, 3, 4, 4), training.latents()
+    spread, rows = training_file._spread(maps), []
+    monkeypatch.setattr(training_file.runtime, "world_size", lambda: 2)
+    for rank in (0, 1):
+        monkeypatch.setattr(training_file.runtime, "rank", lambda rank=rank: rank)
+        assert torch.equal(training.latents(), latents[training.mine])
+        torch.testing.assert_close(training_file._spread(maps[training.mine]), spread[training.mine])
+        rows += range(8)[training.mine]
+    assert sorted(rows) == list(range(8))
+
+
 def test_training_moves_towards_the_data_and_a_resumed_run_repeats_it(colours, tmp_path) -> None:
     def dark(kimg: float, run: str) -> Path:
         config = configure("stylegan2-tiny-8", kimg=kimg, watch_kimg=0, distance_images=0, ema_half_life=0.1)

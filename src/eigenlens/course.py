@@ -266,11 +266,13 @@ def without_change(
     Returns:
         [slots, dim], with ⟨slopes, step⟩ = -drift for every score that the mask can correct.
     """
-    wanted = slopes.double()
-    likely = (wanted * mask) @ covariance.double().to(wanted.device) * mask  # C Jᵀ, [scores, slots, dim]
+    # on the CPU: not every device has float64
+    wanted, straight, drift = slopes.cpu().double(), step.cpu().double(), torch.as_tensor(drift).cpu().double()
+    mask = mask.cpu()
+    likely = (wanted * mask) @ covariance.cpu().double() * mask  # C Jᵀ, [scores, slots, dim]
     lengths = (wanted * likely).sum((1, 2)).clamp(min=1e-30).sqrt()
     wanted, likely = wanted / lengths[:, None, None], likely / lengths[:, None, None]
     gram = torch.einsum("isd,jsd->ij", wanted, likely)
-    change = torch.einsum("isd,sd->i", wanted, step.double()) + torch.as_tensor(drift).double() / lengths
+    change = torch.einsum("isd,sd->i", wanted, straight) + drift / lengths
     amounts = torch.linalg.pinv(gram, rtol=1e-6, hermitian=True) @ change
-    return (step.double() - torch.einsum("i,isd->sd", amounts, likely)).to(step)
+    return (straight - torch.einsum("i,isd->sd", amounts, likely)).to(step)

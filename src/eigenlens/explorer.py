@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import gzip
 import html
 import json
@@ -23,7 +24,7 @@ from .directions import Directions
 from .effect import calibrate
 from .encoder import Encoder, fit_resolution
 from .errors import UserError
-from .export import export_onnx, traceable, write_onnx
+from .export import export_onnx, write_onnx
 from .files import refuse_existing, write_text
 from .generator import Generator
 
@@ -114,7 +115,7 @@ def make_explorer(
     drawn = generator.sample(count, seed=seed, truncation=truncation, label=label)
     codes = directions.host(generator, drawn)
     steps = torch.stack([directions.unit_step(codes.space, k) for k in range(len(directions))])  # [k, slots, dim]
-    with tempfile.TemporaryDirectory() as folder, traceable(generator):
+    with tempfile.TemporaryDirectory() as folder:
         network = Path(folder) / "g.onnx"
         export_onnx(generator, network, space=codes.space.name, label=label, truncation=codes.truncation, half=True)
         model = network.read_bytes()
@@ -154,7 +155,8 @@ class Latents(nn.Module):
     def __init__(self, encoder: Encoder, generator: Generator, directions: Directions) -> None:
         super().__init__()
         self.network, self.space = encoder.network, encoder.space
-        self.generator, self.directions = generator, directions
+        self.generator, self.directions = copy.copy(generator), directions
+        self.generator.precision = "fp32"
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return latents [batch, slots, dim] of images [batch, channels, resolution, resolution]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import warnings
@@ -58,7 +59,9 @@ class Images(nn.Module):
     def __init__(self, generator: Generator, space: Space, label: Any = None, truncation: float = 1.0) -> None:
         super().__init__()
         self.network = generator.network
-        self.generator, self.space, self.truncation = generator, space, truncation
+        self.generator = copy.copy(generator)  # the same weights, in the arithmetic of the file
+        self.generator.precision = "fp32"
+        self.space, self.truncation = space, truncation
         self.label = generator.encode_labels(label, 1) if label is not None else None
 
     def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -109,22 +112,8 @@ def export_onnx(
         "label": None if label is None else str(label),
         "truncation": truncation,
     }
-    with traceable(generator):
-        module = Images(generator, where, label, truncation)
-        return write_onnx(
-            module, examples, path, output="images", about=about, half=half, force=force, name=generator.name
-        )
-
-
-@contextmanager
-def traceable(generator: Generator) -> Iterator[None]:
-    """Have a generator on the CPU and in float32 within the block: runtimes know no bfloat16 convolutions."""
-    device, precision = generator.device, generator.precision
-    generator.to("cpu").precision = "fp32"
-    try:
-        yield
-    finally:
-        generator.to(device).precision = precision
+    module = Images(generator, where, label, truncation)
+    return write_onnx(module, examples, path, output="images", about=about, half=half, force=force, name=generator.name)
 
 
 def _inputs(generator: Generator, space: Space, n: int, label: Any, *, seed: int) -> dict[str, Tensor]:
@@ -165,7 +154,7 @@ def write_onnx(
     if path.suffix != ".onnx":
         raise UserError(f"{path.name} has another suffix; networks are written as .onnx")
     _need_onnx()
-    module = module.eval().cpu()
+    module = _on_cpu(module.eval())
     with torch.inference_mode():
         expected = [module(**each) for each in examples]  # the first run also fills what a network keeps
     model, is_any_batch = _traced(module, examples[0], output, name)
@@ -188,6 +177,19 @@ def write_onnx(
     first: int | str = "batch" if is_any_batch else 1
     shapes = {key: (first, *value.shape[1:]) for key, value in examples[0].items()}
     return Exported(path, shapes, (first, *expected[0].shape[1:]), error, size)
+
+
+def _on_cpu(module: nn.Module) -> nn.Module:
+    """Return a module, with the `generator` that it asks, on the CPU: a copy where it lies elsewhere.
+
+    Others go on with the original where it is.
+    """
+    if all(each.device.type == "cpu" for each in (*module.parameters(), *module.buffers())):
+        return module
+    module = copy.deepcopy(module).cpu()
+    if isinstance(module.generator, Generator):
+        module.generator.to("cpu")
+    return module
 
 
 def _need_onnx() -> None:

@@ -469,11 +469,7 @@ class Generator:
                 if self.device.type != "cuda":
                     waiting, ready = None, images.cpu()
                 else:
-                    copy = torch.empty(images.shape, dtype=images.dtype, pin_memory=True)
-                    copy.copy_(images, non_blocking=True)
-                    event = torch.cuda.Event()
-                    event.record()
-                    waiting, ready = (copy, event), _arrived(waiting)
+                    waiting, ready = _sent(images), _arrived(waiting)
             if ready is not None:
                 yield ready
         last = _arrived(waiting)
@@ -701,6 +697,14 @@ def resize_mask(mask: Tensor, size: Sequence[int]) -> Tensor:
     if height <= mask.shape[-2] and width <= mask.shape[-1]:
         return F.adaptive_avg_pool2d(mask, (height, width))
     return F.interpolate(mask, size=(height, width), mode="bilinear", align_corners=False)
+
+
+def _sent(images: Tensor) -> tuple[Tensor, Any]:
+    """Begin to copy from a GPU; return the copy, and the event that says when it is whole."""
+    copy = torch.empty(images.shape, dtype=images.dtype, pin_memory=True)
+    copy.copy_(images, non_blocking=True)
+    # of the images' own GPU: the current one may be another, whose event would wait for nothing
+    return copy, torch.cuda.current_stream(images.device).record_event()
 
 
 def _arrived(waiting: tuple[Tensor, Any] | None) -> Tensor | None:

@@ -72,11 +72,11 @@ def _in_unit(directions: Directions, move: Move, generator: Generator) -> Direct
 
 def _reach(codes: Codes, wanted: list[tuple[Move, Directions]]) -> Codes:
     """Solve for the amounts along all `to` directions that bring every code to all their coordinates."""
-    now = torch.stack([d.coordinates(codes, m.name, layers=m.layers) for m, d in wanted], dim=1).double()  # [batch, m]
+    now = torch.stack([d.coordinates(codes, m.name, layers=m.layers) for m, d in wanted], dim=1)  # [batch, m]
     steps = torch.stack([d.unit_step(codes.space, m.name, m.layers) for m, d in wanted]).to(
         codes.latent
     )  # [m, slots, dim]
-    flat = steps.flatten(1).double()  # [m, slots * dim]
+    flat = steps.flatten(1).cpu().double()  # [m, slots * dim]; on the CPU, as not every device has float64
     lengths = flat.norm(dim=1)
     unit = flat / lengths[:, None].clamp(min=1e-30)
     cosines = unit @ unit.T  # [m, m]: what a step of length 1 along j moves the code along i
@@ -85,8 +85,10 @@ def _reach(codes: Codes, wanted: list[tuple[Move, Directions]]) -> Codes:
         raise UserError(
             f"the moves to coordinates of {names} contradict each other: their directions depend on one another"
         )
-    goal = torch.tensor([float(m.to) for m, _ in wanted if m.to is not None], dtype=torch.float64, device=now.device)
-    missing = (goal - now) * lengths  # [batch, m]: in lengths, so that a small σ beside a large one does no harm
+    goal = torch.tensor([float(m.to) for m, _ in wanted if m.to is not None], dtype=torch.float64)
+    missing = (
+        goal - now.cpu().double()
+    ) * lengths  # [batch, m]: in lengths, so that a small σ beside a large one does no harm
     amounts = (torch.linalg.solve(cosines, missing.T).T / lengths).to(codes.latent)  # [batch, m]
     change = torch.einsum("bm,msd->bsd", amounts, steps)
     if codes.latent.shape[1] == 1 and bool((steps == steps[:, :1]).all()):

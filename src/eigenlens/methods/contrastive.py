@@ -27,6 +27,7 @@ from .learning import (
     check_share,
     learn,
     learned_directions,
+    of_all,
     twins,
     walked,
     warn_of,
@@ -214,7 +215,7 @@ class Contrast:
         n = self.method.batch
         amount = draw_shifts(self.k * n, 1, law, rng)[1].view(self.k, n)[:, runtime.share(n)]
         changes = self.changes(self.scene.batch(n, step), amount.to(self.scene.generator.device))
-        return contrast(changes, self.method.temperature)
+        return contrast(of_all(changes, n, dim=1), self.method.temperature)
 
     @torch.no_grad()
     def test(self) -> tuple[Tensor, Tensor]:

@@ -147,7 +147,7 @@ def image_grams(generator: Generator, codes: Codes, part: Part) -> Tensor:
         with torch.no_grad():
             state = generator.start(some, first).rows(owners)
             pushed = _pushed(generator, state, some[owners.tolist()], tangents)
-        columns = pushed.flatten(1).double().cpu().unflatten(0, (stop - start, q))  # [codes, q, pixels]
+        columns = pushed.flatten(1).cpu().double().unflatten(0, (stop - start, q))  # [codes, q, pixels]
         products = columns @ columns.mT / columns.shape[2]
         parity = torch.arange(start, stop) % 2
         totals.index_add_(0, parity, products)

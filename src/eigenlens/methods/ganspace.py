@@ -186,6 +186,7 @@ class _Source:
         self.label = "random" if label is None and generator.label_names else label
         latent, rows = self._batch(0, 1)
         self.dim, self.slots = rows.shape[1], latent.shape[1] // space.dim
+        self.device = rows.device
         self.n_latent = latent.shape[1]
 
     def latent_shape(self, flat: Tensor) -> Tensor:
@@ -240,11 +241,11 @@ class _Source:
         a, b = codes.latent
         rows = torch.stack([torch.zeros_like(a), a, b, a + b, 2 * a])
         with torch.inference_mode():
-            zero, at_a, at_b, at_sum, at_twice = self._at(rows, label).double()
+            zero, at_a, at_b, at_sum, at_twice = self._at(rows, label).cpu().double()
             scale = max(float((at_a - zero).abs().max()), 1e-12)
             errors = [(at_sum - at_a - at_b + zero).abs().max(), (at_twice - 2 * at_a + zero).abs().max()]
             if self.generator.label_names:
-                other = self._at(rows[:2], len(self.generator.label_names) - 1).double()
+                other = self._at(rows[:2], len(self.generator.label_names) - 1).cpu().double()
                 errors.append((other[1] - other[0] - at_a + zero).abs().max())
             if max(float(error) for error in errors) > 1e-4 * scale:
                 return None
@@ -441,7 +442,8 @@ class _Rows:
             raise UserError(f"{self.place} is missing; remove {self.going.file}, which would go on from it") from error
         if self.going.done:
             kept = self.going.tensors
-            self.shift, self.total, self.sizes = kept["shift"], kept["total"], kept["sizes"].tolist()
+            self.shift, self.total = kept["shift"].to(self.source.device), kept["total"]
+            self.sizes = kept["sizes"].tolist()
             self.scale, self.squares = kept["scale_and_squares"].tolist()
 
     def _state(self) -> dict[str, Tensor]:

@@ -267,9 +267,9 @@ class Derivative:
             pushed = self.push(rows, tangents)
             pull = self.pull(rows)
             places = rows % 2 * width + columns
-            totals[0].index_add_(0, places, pull(pushed * self.inside).double().cpu())
+            totals[0].index_add_(0, places, pull(pushed * self.inside).cpu().double())
             if outside:
-                totals[1].index_add_(0, places, pull(pushed * (1 - self.inside)).double().cpu())
+                totals[1].index_add_(0, places, pull(pushed * (1 - self.inside)).cpu().double())
         halves = totals.unflatten(1, (2, width)).transpose(2, 3)  # [1 or 2, 2, free, width]
         if n == 1:
             halves = halves[:, :1].expand(-1, 2, -1, -1)
@@ -296,7 +296,7 @@ class Derivative:
         total = 0.0
         for low, high in runtime.batches(len(self.codes), self.generator.batch_size):
             pushed = self.push(torch.arange(low, high), signs[low:high].float().to(self.generator.device))
-            total += float((pushed * self.inside).double().square().sum())
+            total += float((pushed * self.inside).cpu().double().square().sum())
         return total / len(self.codes)
 
 
@@ -393,7 +393,7 @@ def region_channels(
         for _ in range(n_probes):
             signs = torch.from_numpy(chance.integers(0, 2, shape).astype("float32") * 2 - 1).to(generator.device)
             for side, mask in enumerate((problem.inside, 1 - problem.inside)):
-                squares[side] += pull(signs * mask).double().square().sum(0).cpu()
+                squares[side] += pull(signs * mask).cpu().double().square().sum(0)
     sigma = _channel_sigma(generator, space, truncation, label, seed)
     squares = squares / (n_samples * n_probes) * sigma.square()
     pixels = torch.stack([problem.inside.sum(), (1 - problem.inside).sum()]).cpu().double() * generator.channels

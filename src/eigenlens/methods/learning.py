@@ -334,6 +334,20 @@ def check_share(batch: int) -> None:
         raise UserError(f"a batch of {batch} cannot be shared by {n} processes; give a multiple of {n}")
 
 
+def of_all(share: Tensor, n: int, *, dim: int = 0) -> Tensor:
+    """Return the shares of all processes along `dim`, `n` rows in all, in one tensor that leads gradients to each.
+
+    The mean over processes of what a loss of the whole gives each of them is the gradient of one process.
+    """
+    if runtime.world_size() == 1:
+        return share
+    from torch.distributed.nn.functional import all_reduce
+
+    shape = (*share.shape[:dim], n, *share.shape[dim + 1 :])
+    places = torch.arange(n, device=share.device)[runtime.share(n)]
+    return all_reduce(share.new_zeros(shape).index_copy(dim, places, share))
+
+
 def learn(
     learner: Learner,
     *,
@@ -432,7 +446,8 @@ class _Journal:
             if file.exists():
                 state = read_state(file, self.about)
                 self.learner.load_state_dict(state)
-                past.figures, past.losses = list(state["figures"]), list(state["losses"])
+                where = next(self.learner.modules.parameters()).device  # of the figures that are still to come
+                past.figures, past.losses = [each.to(where) for each in state["figures"]], list(state["losses"])
                 past.seconds = state["seconds"]
             if runtime.rank() == 0:
                 write_json(self.run / "config.json", self.about | {"version": __version__}, force=True)
@@ -567,7 +582,7 @@ def warn_of(
         said.append(f"taken for each other: {', '.join(f'{names[i]} and {names[j]}' for i, j in same)}")
     for line in said:
         warnings.warn(line, stacklevel=3)
-        if run is not None:
+        if run is not None and runtime.rank() == 0:
             with open(run / "log.txt", "a", encoding="utf-8") as file:
                 file.write(f"WARNING: {line}\n")
 

@@ -66,6 +66,9 @@ class Moments:
         if self.shift is None:
             self.shift = rows[:SHIFT_ROWS].mean(0)
             self.target_shift = None if targets is None else targets[:SHIFT_ROWS].mean(0)
+        self.shift = self.shift.to(rows.device)  # what goes on from a file comes from the CPU
+        if targets is not None and self.target_shift is not None:
+            self.target_shift = self.target_shift.to(targets.device)
         self.n += len(rows)
         for low, high in runtime.batches(len(rows), max(1, PIECE // rows.shape[1])):
             shifted = self._shifted(rows[low:high])

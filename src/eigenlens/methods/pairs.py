@@ -25,6 +25,7 @@ from .learning import (
     StraightMover,
     channels_last,
     learned_directions,
+    of_all,
     twins,
     warn_of,
 )
@@ -90,9 +91,8 @@ class PairGame(ReconstructionGame):
             logits, _ = self.reconstructor(before, after)
         return logits.float().gather(1, which[:, None])[:, 0]
 
-    def _looks(self, codes: Codes, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _looks(self, codes: Codes, before: Tensor, after: Tensor, others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return what is seen of codes, of their edits, and of other samples."""
-        others = before.roll(1, 0)
         return self.look(before, codes, "before"), self.look(after, codes, "after"), self.look(others, codes, "other")
 
     def loss(self, step: int) -> tuple[Tensor, Tensor]:
@@ -102,13 +102,14 @@ class PairGame(ReconstructionGame):
         which, amount = (each[runtime.share(n)].to(device) for each in draw_shifts(n, self.k, self.law, rng))
         codes = self.scene.batch(n, step)
         before, after = self.scene.see(codes, self.mover(codes.latent, which, amount))
-        others = before.roll(1, 0)  # the next code's image is a sample that has nothing to do with this one
+        samples = of_all(before, n)
+        others = samples.roll(1, 0)  # the next code's image is a sample that has nothing to do with this one
+        distance = (samples - others).square().mean().sqrt()
         # both kinds in one batch: norms over batches of one kind would tell which it is
-        first, second, third = self._looks(codes, before, after)
+        first, second, third = self._looks(codes, before, after, others[runtime.share(n)])
         edits, strangers = self._scores(
             torch.cat([first, first]), torch.cat([second, third]), torch.cat([which, which])
         ).chunk(2)
-        distance = (before - others).square().mean().sqrt()
         change = ((before - after).square().mean((1, 2, 3)) + FLOOR).sqrt() / distance
         wanted = self.method.change * amount.abs() / self.law.high
         loss = F.softplus(-edits).mean() + F.softplus(strangers).mean() + F.relu(1 - change / wanted).mean()
@@ -127,7 +128,7 @@ class PairGame(ReconstructionGame):
                 some = which[low:high].to(codes.latent.device)
                 moved = self.mover(codes.latent, some, amount[low:high].to(codes.latent.device))
                 before, after = self.scene.see(codes, moved)
-                first, second, third = self._looks(codes, before, after)
+                first, second, third = self._looks(codes, before, after, before.roll(1, 0))
                 is_right = (self._scores(first, second, some) > 0).float()
                 is_right += (self._scores(first, third, some) <= 0).float()
                 right.index_add_(0, which[low:high], is_right.cpu() / 2)

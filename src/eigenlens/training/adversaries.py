@@ -170,15 +170,20 @@ class Adversaries:
         """Thousands of images so far."""
         return float(self.step * self.config.batch / 1000)
 
+    @property
+    def mine(self) -> slice:
+        """Which rows of a batch belong to this process."""
+        return runtime.share(self.config.batch)
+
     def drawn(self, dim: int, what: str = "latents") -> Tensor:
         """Draw this process's share of N(0, 1) rows of this step, [batch / processes, dim]."""
         rng = runtime.generator_for(self.config.seed, what, self.step)
         rows = rng.standard_normal((self.config.batch, dim), np.float32)
-        return torch.from_numpy(rows[runtime.share(self.config.batch)]).to(self.device)
+        return torch.from_numpy(rows[self.mine]).to(self.device)
 
     def reals(self, data: Dataset) -> Tensor:
         """Return this process's share of the real images of this step, [batch / processes, c, h, w]."""
-        batch, mine = self.config.batch, runtime.share(self.config.batch)
+        batch, mine = self.config.batch, self.mine
         indices = batch_indices(len(data), batch, self.step, seed=self.config.seed)
         flips = runtime.generator_for(self.config.seed, "flips", self.step).random(batch) < 0.5
         return gather(data.images, indices[mine], flips[mine] if self.config.flip else None).to(self.device)

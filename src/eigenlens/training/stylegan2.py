@@ -318,6 +318,11 @@ class Training(Adversaries):
     def _noisy(self) -> list[StyledConvolution]:
         return [layer for layer in self.generator.modules() if isinstance(layer, StyledConvolution)]
 
+    @property
+    def mine(self) -> slice:
+        """Which rows of a batch belong to this process: every n-th, for whole groups of the discriminator."""
+        return slice(runtime.rank(), None, runtime.world_size())
+
     def latents(self) -> Tensor:
         """Draw this process's share of the z of this step, [batch / processes, z_dim]."""
         return self.drawn(self.config.model.z_dim)
