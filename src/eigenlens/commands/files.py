@@ -51,7 +51,7 @@ def info(source: Positional[str], /, *, json: bool = False, machine: Machine = H
     """Tell what a generator, a file of directions, codes or an encoder, or a picture made by eigenlens is.
 
     Args:
-        source: a generator (a name, a folder or a file), a .safetensors file of ours, or a PNG.
+        source: a generator (a name, a folder or a file), a .safetensors file of ours, or a picture or film of ours.
         json: print JSON instead of text.
         machine: how the generator is opened.
     """
