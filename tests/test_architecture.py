@@ -8,6 +8,7 @@ import importlib
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -114,6 +115,17 @@ def test_imports_point_to_lower_ranks(path: Path) -> None:
             continue
         else:
             assert theirs < mine, f"{'/'.join(here)} (rank {mine}) imports {'/'.join(target)} (rank {theirs})"
+
+
+def test_the_page_of_the_house_shows_the_ranks() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "architecture.md").read_text("utf-8")
+    drawn = page.split("## Who may import whom")[1].split("```")[1]
+    lines = re.split(r"^(\d)  ", drawn, flags=re.MULTILINE)[1:]
+    shown = {
+        int(number): set(re.findall(r"\w+", text)) & RANK.keys()
+        for number, text in zip(lines[::2], lines[1::2], strict=True)
+    }
+    assert shown == {number: set(names) for number, names in RANKS.items()}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: "/".join(name_of(path)))

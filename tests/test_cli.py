@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shlex
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -319,6 +322,39 @@ def test_directions_of_w_with_layer_ranges_compare(tmp_path: Path, capsys: pytes
     words = ["directions", ranged, "--generator", source, "--out", str(tmp_path / "both.safetensors")]
     assert main([*words, "--compose", f"both=1*{found.names[0]}-1*{found.names[1]}"]) == 0
     assert Directions.load(tmp_path / "both.safetensors").layers == ("1-2",)
+
+
+@pytest.mark.parametrize(
+    ("words", "shows"),
+    [
+        (["help", "sample"], ["usage: eigenlens sample [-h] [OPTIONS] STR"]),
+        (["sample", "toonfaces", "--help"], ["usage: eigenlens sample [-h] [OPTIONS] STR"]),
+        (["encoder", "train", "--help"], ["{train}", "--kimg"]),
+        (["saliency", "predict", "--help"], ["{predict}", "--soft"]),
+        (["study", "score", "--help"], ["{score}", "--key"]),
+        (["studio", "--help"], ["do not open the page"]),
+    ],
+    ids=" ".join,
+)
+def test_help_shows_the_whole_command(words: list[str], shows: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 0
+    page = capsys.readouterr().out
+    assert all(text in page for text in shows), page
+
+
+def test_options_of_an_action_are_those_that_it_has(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", "score", "--keyy", "study/key.json"]) == 2
+    assert "did you mean --key?" in capsys.readouterr().err
+
+
+def test_help_into_a_pipe_that_ends_says_nothing() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "eigenlens", "--help"], stdout=write, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_discover_knows_the_flags_of_its_method(model: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,6 +56,8 @@ def test_json_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "edit.json"
     path.write_text(json.dumps(edit.to_json()))
     assert Edit.load(path) == edit
+    path.write_text(json.dumps(edit.to_json()), encoding="utf-8-sig")  # as Notepad and PowerShell save it
+    assert Edit.load(path) == edit
     assert Edit.from_json({"version": 1, "generator": "g"}) == Edit("g")
     bounds = {"until": "pixels:brightness>0.625", "keep": ["contrast", "pixels:warmth"], "region": [0, 0.25, 0.5, 1]}
     bound = Edit.from_json(WHOLE | bounds)

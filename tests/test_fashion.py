@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import eigenlens
+from eigenlens.cli import main
 from eigenlens.directions import Directions
 from eigenlens.effect import rms_change
 from eigenlens.generator import Generator
@@ -66,3 +69,12 @@ def test_its_axes_are_those_of_the_file(fashion: Generator, axes: Directions) ->
     assert fresh.names == axes.names
     torch.testing.assert_close(fresh.effect, axes.effect, rtol=0.01, atol=1e-4)
     assert int((axes.effect > 0.05 * axes.effect.max()).sum()) >= 13
+
+
+def test_what_an_edit_changes_is_shown_beside_a_grey_image(tmp_path: Path) -> None:
+    out = tmp_path / "edit.png"
+    assert main(["edit", "fashion", "--move", "tall by 2", "--before", "--difference", "--out", str(out)]) == 0
+    with Image.open(out) as picture:
+        assert (picture.mode, picture.width) == ("RGB", 3 * 192 + 2 * 2)
+        grey = np.asarray(picture)[-192:, : 2 * 192 + 2].astype(int)
+    assert not np.ptp(grey, axis=2).any()  # the two images stay grey beside the map

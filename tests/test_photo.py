@@ -154,7 +154,7 @@ def test_landmarks_that_do_not_fit(picture: Image.Image, tmp_path: Path, points:
 
 def test_landmarks_by_hand(tmp_path: Path) -> None:
     assert parse_landmarks("1,2 3,4 5,6 7,8 9,10.5") == {"": [[1, 2], [3, 4], [5, 6], [7, 8], [9, 10.5]]}
-    (tmp_path / "marks.json").write_text('{"a.png": [[1, 2]]}')
+    (tmp_path / "marks.json").write_text('{"a.png": [[1, 2]]}', encoding="utf-8-sig")
     assert parse_landmarks(str(tmp_path / "marks.json")) == {"a.png": [[1, 2]]}
     for text in ("1,2 3,4", "a,b c,d e,f g,h i,j", "1 2 3 4 5", str(tmp_path / "none.json")):
         with pytest.raises(UserError, match="landmarks"):

@@ -271,6 +271,15 @@ def as_pictures(n: int, start: int) -> list[Image.Image]:
     return [Image.fromarray(((image + 1) * 127.5).byte().permute(1, 2, 0).numpy()) for image in images]
 
 
+def test_info_tells_what_a_segmenter_is(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(trained), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["segmenter"] == f"masks pictures at {Segmenter.load(trained).config.resolution} px"
+    assert told["rule"]["rule"] == "difference"
+    assert len(told["directions"].split(", ")) == 2
+    assert main(["info", str(trained)]) == 0
+
+
 def test_a_segmenter_learns_the_object_from_no_mask_of_ours(trained: Path) -> None:
     network = Segmenter.load(trained)
     likely = [network(picture) for picture in as_pictures(8, start=500)]

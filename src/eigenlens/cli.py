@@ -113,14 +113,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     # On a busy machine threads that spin while they wait for each other cost several times the work; torch reads this
     # when it is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(help_text())
-        return 0
-    if words[0] == "--version":
-        print(__version__)
-        return 0
+    words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    if words[0] == "help":
+        words = [*words[1:], "--help"]  # `help edit` is `edit --help`
     try:
+        if words[0] in ("-h", "--help", "--version"):
+            print(__version__ if words[0] == "--version" else help_text(), flush=True)
+            return 0
         return run(words[0], words[1:])
     except UserError as error:
         return _complain(words[0], str(error))
@@ -141,6 +140,8 @@ def run(name: str, words: list[str]) -> int:
     specialise: Callable[[list[str]], Any] | None = getattr(command, "specialise", None)
     if specialise is not None:  # the flags of `train` and `discover` depend on the preset or the method
         command = specialise(words)
+    if {"-h", "--help"} & set(words):
+        words = ["--help"]  # tyro leaves arguments that are there already out of the page
     call = _parsed(command, words, f"eigenlens {name}")
     if call is None:
         return 0
@@ -190,7 +191,8 @@ def _options(program: str, words: list[str]) -> list[str]:
 
     command = COMMANDS[program.split()[-1]]
     specialise = getattr(command, "specialise", None)
-    hints = typing.get_type_hints(specialise(words) if specialise else command)
+    command = specialise(words) if specialise else command
+    hints = typing.get_type_hints(command)
     names = list(inspect.signature(command).parameters)
     for kind in hints.values():
         names += [each.name for each in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []

@@ -109,13 +109,13 @@ class Edit:
 
     @classmethod
     def load(cls, path: str | Path) -> Edit:
-        """Read an Edit from a JSON file.
+        """Read an Edit from a JSON file, with or without the byte order mark that editors on Windows set.
 
         Raises:
             UserError: where it is not there, or no Edit.
         """
         try:
-            return cls.from_json(json.loads(Path(path).read_text("utf-8")))
+            return cls.from_json(json.loads(Path(path).read_text("utf-8-sig")))
         except FileNotFoundError as error:
             raise UserError(f"{path} is no edit: it does not exist; --save-edit writes one") from error
         except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:

@@ -206,7 +206,7 @@ def parse_landmarks(text: str) -> dict[str, list[list[float]]]:
     usage = f"write 'x,y x,y x,y x,y x,y' ({', '.join(LANDMARKS)}), or give a .json file of name -> five points"
     if text.endswith(".json"):
         try:
-            found = json.loads(Path(text).read_text("utf-8"))
+            found = json.loads(Path(text).read_text("utf-8-sig"))
         except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
             raise UserError(f"{text} holds no landmarks: {error}; {usage}") from error
         if not isinstance(found, dict):

@@ -95,7 +95,7 @@ def load_presets(source: str | Path) -> list[Preset]:
     if not path.is_file():
         raise unknown_name("file of presets", str(source), bundled)
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is no file of presets: {error}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:

@@ -203,7 +203,7 @@ def read_votes(path: Path, key: Mapping[str, Any]) -> dict[str, Any]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(Path(path).read_text("utf-8"))
+        value = json.loads(Path(path).read_text("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON: {' '.join(str(error).split())}") from error
     if not isinstance(value, dict):

@@ -161,9 +161,8 @@ def edit(
     tiles = {"before": first, "after": second, "difference": pictures.difference(first, second)}
     picture = pictures.to_pil(second)
     if len(shown) > 1:
-        picture = pictures.grid(
-            torch.stack([tiles[each] for each in shown]), columns=len(shown), column_labels=shown, min_tile=192
-        )
+        side_by_side = torch.broadcast_tensors(*(tiles[each] for each in shown))  # a map of grey images has colours
+        picture = pictures.grid(torch.stack(side_by_side), columns=len(shown), column_labels=shown, min_tile=192)
     flags = {"before": before, "difference": difference, "foreign": foreign}
     words = [f"--{flag}" for flag, given in flags.items() if given] + said(machine, HERE)
     recipe = {"version": 1, "edit": wanted.to_json(), "command": " ".join([shell(wanted, str(out)), shlex.join(words)])}

@@ -48,10 +48,10 @@ def _licensed(table: Registry, name: str) -> str:
 
 
 def info(source: Positional[str], /, *, json: bool = False, machine: Machine = HERE) -> None:
-    """Tell what a generator, a file of directions, codes or an encoder, or a picture made by eigenlens is.
+    """Tell what a generator, a file of directions, codes, an encoder or a segmenter, or a picture made by eigenlens is.
 
     Args:
-        source: a generator (a name, a folder or a file), a .safetensors file of ours, or a PNG.
+        source: a generator (a name, a folder or a file), a .safetensors file of ours, or a picture or film of ours.
         json: print JSON instead of text.
         machine: how the generator is opened.
     """
@@ -70,6 +70,8 @@ def info(source: Positional[str], /, *, json: bool = False, machine: Machine = H
         about = describe_codes(path)
     elif kind == "eigenlens.encoder":
         about = describe_encoder(header)
+    elif kind == "eigenlens.segmenter":
+        about = describe_segmenter(header)
     else:
         about = describe_generator(machine.open(source))
     print(json_format.dumps(about, indent=2, ensure_ascii=False) if json else as_text(about))
@@ -160,4 +162,15 @@ def describe_encoder(header: dict[str, Any]) -> dict[str, Any]:
         "encoder": f"reads space {shape.get('space')} off images of {shape.get('resolution')} px",
         "generator": header.get("generator"),
         **{name: made.get(name) for name in ("kimg", "distance", "code_error", "version")},
+    }
+
+
+def describe_segmenter(header: dict[str, Any]) -> dict[str, Any]:
+    """Return what `info` tells of a segmenter, as plain JSON."""
+    shape, made = header.get("config", {}), header.get("about", {})
+    return {
+        "segmenter": f"masks pictures at {shape.get('resolution')} px",
+        "generator": made.get("generator"),
+        "directions": ", ".join(made.get("directions", {}).get("names", ())),
+        **{name: made.get(name) for name in ("rule", "kimg", "n_masks", "version")},
     }

@@ -65,7 +65,7 @@ def project(
             first of these that there is.
         encoder: an encoder's file to start from, instead.
         samples: how many samples the best is chosen from.
-        distance: what to minimise beside pixels, such as lpips; repeat it for more.
+        distance: what to minimise beside pixels, such as lpips_vgg; repeat it for more.
         prior: weight that keeps codes where edits work; less comes closer to the photo.
         learning_rate: in standard deviations a step.
         label: index or name of the class.

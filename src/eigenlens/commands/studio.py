@@ -25,7 +25,7 @@ def studio(
     port: int = 7654,
     host: str = "127.0.0.1",
     memory: float = 4.0,
-    browser: bool = True,
+    no_browser: bool = False,
     machine: Machine = HERE,
 ) -> None:
     """Open a page in the browser: a slider for every direction, and all that one does with them.
@@ -37,7 +37,7 @@ def studio(
         port: of the server; 0 takes any that is free.
         host: address to listen on. Any but the loopback lets everyone on the network use the studio.
         memory: GiB of weights to keep; the generator used least recently gives way.
-        browser: open the page; leave it out with --no-browser.
+        no_browser: print the address, and do not open the page.
         machine: how generators are opened.
     """
     try:
@@ -62,7 +62,7 @@ def studio(
             file=sys.stderr,
         )
     app = create_app(Studio(shelf, directions=directions), hosts=("*",) if host in ("0.0.0.0", "::") else (host,))
-    serve(app, host=host, port=port, when_ready=lambda url: _announce(url, browser))
+    serve(app, host=host, port=port, when_ready=lambda url: _announce(url, opens=not no_browser))
 
 
 def _is_here(name: str) -> bool:
@@ -72,8 +72,8 @@ def _is_here(name: str) -> bool:
         return False
 
 
-def _announce(url: str, browser: bool) -> None:
+def _announce(url: str, *, opens: bool) -> None:
     print(f"eigenlens studio: {url}  (Ctrl-C ends it)", flush=True)
     has_screen = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    if browser and has_screen:
+    if opens and has_screen:
         webbrowser.open(url)
