@@ -347,45 +347,47 @@ from eigenlens.method import METHODS
 torch.set_num_threads(1)
 torch.manual_seed(0)
 g = TINY["eigengan"]()
-method = METHODS[sys.argv[5]](n_directions=3, n_steps=int(sys.argv[3]), batch=8, learn_in="fp32", patience=0)
-d = method.fit(g, run=Path(sys.argv[2]))
-torch.save(d.vectors, Path(sys.argv[2]) / f"vectors{sys.argv[4]}.pt")
+for name in sys.argv[5:]:
+    method = METHODS[name](n_directions=3, n_steps=int(sys.argv[3]), batch=8, learn_in="fp32", patience=0)
+    run = Path(sys.argv[2]) / name
+    d = method.fit(g, run=run)
+    torch.save(d.vectors, run / f"vectors{sys.argv[4]}.pt")
 """
 
 
-def start(run: Path, n_steps: int, rank: str = "0", method: str = "voynov", **environment: str) -> subprocess.Popen:
+def start(run: Path, n_steps: int, *methods: str, rank: str = "0", **environment: str) -> subprocess.Popen:
     source = str(Path(eigenlens.__file__).parent.parent)
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": source, "RANK": rank, "LOCAL_RANK": rank} | environment
-    arguments = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(run), str(n_steps), rank, method]
+    arguments = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(run), str(n_steps), rank, *methods]
     return subprocess.Popen(arguments, env=env, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["voynov", "pairs", "contrastive"])
-def test_two_processes_repeat_one(tmp_path: Path, method: str) -> None:
+def test_two_processes_repeat_one(tmp_path: Path) -> None:
+    methods = ("voynov", "pairs", "contrastive")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    (tmp_path / "two").mkdir()
     group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    processes = [start(tmp_path / "two", 5, rank, method, **group) for rank in "01"]
-    processes.append(start(tmp_path / "one", 5, method=method))
+    processes = [start(tmp_path / "two", 5, *methods, rank=rank, **group) for rank in "01"]
+    processes.append(start(tmp_path / "one", 5, *methods))
     for process in processes:
         _, said = process.communicate(timeout=120)
         assert process.returncode == 0, said
-    both = [torch.load(tmp_path / "two" / f"vectors{rank}.pt", weights_only=True) for rank in "01"]
-    assert torch.equal(*both)
-    states = [torch.load(tmp_path / n / "last" / STATE, weights_only=True) for n in ("one", "two")]
-    for name, weight in states[0]["modules"].items():
-        torch.testing.assert_close(weight, states[1]["modules"][name], rtol=1e-4, atol=1e-5, msg=name)
-    for a, b in zip(*(s["optimiser"]["state"].values() for s in states), strict=True):
-        torch.testing.assert_close(a["exp_avg"], b["exp_avg"], rtol=1e-2, atol=1e-4)
+    for method in methods:
+        both = [torch.load(tmp_path / "two" / method / f"vectors{rank}.pt", weights_only=True) for rank in "01"]
+        assert torch.equal(*both)
+        states = [torch.load(tmp_path / n / method / "last" / STATE, weights_only=True) for n in ("one", "two")]
+        for name, weight in states[0]["modules"].items():
+            torch.testing.assert_close(weight, states[1]["modules"][name], rtol=1e-4, atol=1e-5, msg=f"{method} {name}")
+        for a, b in zip(*(s["optimiser"]["state"].values() for s in states), strict=True):
+            torch.testing.assert_close(a["exp_avg"], b["exp_avg"], rtol=1e-2, atol=1e-4)
 
 
 @pytest.mark.slow
 def test_sigterm_saves_and_ends(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    process = start(run, 10**6)
+    run = tmp_path / "voynov"
+    process = start(tmp_path, 10**6, "voynov")
     deadline = time.monotonic() + 60
     while not (run / "metrics.jsonl").exists():
         assert process.poll() is None

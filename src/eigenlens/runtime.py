@@ -6,6 +6,7 @@ every device, for every batch size, and whether it is drawn alone or among a mil
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import functools
 import os
@@ -305,7 +306,11 @@ def share(batch: int) -> slice:
 
 @contextmanager
 def process_group(device: str | torch.device) -> Iterator[torch.device]:
-    """Join the processes that torchrun started, if it did, and give the device of this one."""
+    """Join the processes that torchrun started, if it did, and give the device of this one.
+
+    They are joined once and part when they end: a second group at the same address may meet what the first left there,
+    and wait for good.
+    """
     import torch
 
     where = resolve_device(device)
@@ -315,12 +320,11 @@ def process_group(device: str | torch.device) -> Iterator[torch.device]:
     if where.type == "cuda":
         where = torch.device("cuda", local_rank())
         torch.cuda.set_device(where)
-    # decoding a large set keeps the others waiting
-    torch.distributed.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=timedelta(hours=8))
-    try:
-        yield where
-    finally:
-        torch.distributed.destroy_process_group()
+    if not torch.distributed.is_initialized():
+        # decoding a large set keeps the others waiting
+        torch.distributed.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=timedelta(hours=8))
+        atexit.register(torch.distributed.destroy_process_group)
+    yield where
 
 
 def average(tensors: Sequence[torch.Tensor]) -> None:
