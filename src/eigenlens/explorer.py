@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import copy
 import gzip
 import html
 import json
@@ -24,7 +23,7 @@ from .directions import Directions
 from .effect import calibrate
 from .encoder import Encoder, fit_resolution
 from .errors import UserError
-from .export import export_onnx, write_onnx
+from .export import export_onnx, in_float32, write_onnx
 from .files import refuse_existing, write_text
 from .generator import Generator
 
@@ -155,8 +154,7 @@ class Latents(nn.Module):
     def __init__(self, encoder: Encoder, generator: Generator, directions: Directions) -> None:
         super().__init__()
         self.network, self.space = encoder.network, encoder.space
-        self.generator, self.directions = copy.copy(generator), directions
-        self.generator.precision = "fp32"
+        self.generator, self.directions = in_float32(generator), directions
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return latents [batch, slots, dim] of images [batch, channels, resolution, resolution]."""

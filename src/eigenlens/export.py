@@ -46,6 +46,13 @@ class Exported:
     """Size of the file."""
 
 
+def in_float32(generator: Generator) -> Generator:
+    """Return a generator of the same weights that computes as a file does; the given one goes on as it is."""
+    made = copy.copy(generator)
+    made.precision = "fp32"
+    return made
+
+
 class Images(nn.Module):
     """Latents of one space to images: what is exported of a generator.
 
@@ -59,8 +66,7 @@ class Images(nn.Module):
     def __init__(self, generator: Generator, space: Space, label: Any = None, truncation: float = 1.0) -> None:
         super().__init__()
         self.network = generator.network
-        self.generator = copy.copy(generator)  # the same weights, in the arithmetic of the file
-        self.generator.precision = "fp32"
+        self.generator = in_float32(generator)
         self.space, self.truncation = space, truncation
         self.label = generator.encode_labels(label, 1) if label is not None else None
 

@@ -86,9 +86,8 @@ def _reach(codes: Codes, wanted: list[tuple[Move, Directions]]) -> Codes:
             f"the moves to coordinates of {names} contradict each other: their directions depend on one another"
         )
     goal = torch.tensor([float(m.to) for m, _ in wanted if m.to is not None], dtype=torch.float64)
-    missing = (
-        goal - now.cpu().double()
-    ) * lengths  # [batch, m]: in lengths, so that a small σ beside a large one does no harm
+    # [batch, m]: in lengths, so that a small σ beside a large one does no harm
+    missing = (goal - now.cpu().double()) * lengths
     amounts = (torch.linalg.solve(cosines, missing.T).T / lengths).to(codes.latent)  # [batch, m]
     change = torch.einsum("bm,msd->bsd", amounts, steps)
     if codes.latent.shape[1] == 1 and bool((steps == steps[:, :1]).all()):

@@ -29,12 +29,8 @@ def shell(edit: Edit, out: str = "edit.png") -> str:
     start = edit.codes
     words = ["eigenlens", "edit", edit.generator]
     words += ["--index", str(start.index)] if start.index else []
-    if start.file:  # it has its codes, however they were drawn
-        words += ["--codes", start.file]
-    else:
-        words += ["--seed", str(start.seed)] if start.seed else []
-        words += ["--truncation", f"{start.truncation:g}"] if start.truncation != 1.0 else []
-        words += [] if start.label is None else ["--label", str(start.label)]
+    words += ["--seed", str(start.seed)] if start.seed and not start.file else []
+    words += _codes(start)
     for move in edit.moves:
         how = f"by {_number(move.by)}" if move.by is not None else f"to {_number(move.to or 0.0)}"
         layers = f" layers {shlex.quote(move.layers)}" if move.layers else ""
@@ -79,11 +75,7 @@ def along(
     words = ["eigenlens", "traverse", generator, *axis, "--directions", directions]
     words += [f"--range={_number(low)}:{_number(high)}"]
     words += ["--steps", str(n)] if fps is None else ["--frames", str(n), "--fps", _number(fps), "--easing", "linear"]
-    words += ["--codes", start.file] if start.file else []
-    words += ["--seeds", str(number)]
-    words += ["--truncation", _number(start.truncation)] if start.truncation != 1.0 and not start.file else []
-    words += [] if start.label is None or start.file else ["--label", str(start.label)]
-    return shlex.join([*words, "--out", out])
+    return shlex.join([*words, *_codes(start), "--seeds", str(number), "--out", out])
 
 
 def python(edit: Edit, out: str = "edit.png") -> str:
@@ -103,6 +95,14 @@ done = apply(edit, g, lambda name: find_directions(name, g, measured=False))
 before, after = done.images(g)
 save(to_pil(after), {out!r})
 """
+
+
+def _codes(start: Start) -> list[str]:
+    """Return the flags that say by which law codes are drawn; those of a file are there, however they were drawn."""
+    if start.file:
+        return ["--codes", start.file]
+    words = ["--truncation", _number(start.truncation)] if start.truncation != 1.0 else []
+    return words if start.label is None else [*words, "--label", str(start.label)]
 
 
 def _plain(move: Move) -> Move:

@@ -165,7 +165,8 @@ def edit(
         picture = pictures.grid(torch.stack(side_by_side), columns=len(shown), column_labels=shown, min_tile=192)
     flags = {"before": before, "difference": difference, "foreign": foreign}
     words = [f"--{flag}" for flag, given in flags.items() if given] + said(machine, HERE)
-    recipe = {"version": 1, "edit": wanted.to_json(), "command": " ".join([shell(wanted, str(out)), shlex.join(words)])}
+    command = " ".join([shell(wanted, str(out)), *map(shlex.quote, words)])
+    recipe = {"version": 1, "edit": wanted.to_json(), "command": command}
     pictures.save(picture, out, recipe=recipe, force=force)
     if save_edit is not None:
         write_json(save_edit, wanted.to_json(), force=force)

@@ -111,8 +111,8 @@ UNRECORDED = ("force", "device", "threads")
 
 def command_line(name: str, *words: str, **flags: Any) -> str:
     """Return a command with flags as values say them; those at None or False are left out."""
-    said = {flag: value for flag, value in flags.items() if value is not None and value is not False}
-    return shlex.join(["eigenlens", name, *words, *(word for flag in said for word in _flag(flag, said[flag]))])
+    given = {flag: value for flag, value in flags.items() if value is not None and value is not False}
+    return shlex.join(["eigenlens", name, *words, *(word for flag in given for word in _flag(flag, given[flag]))])
 
 
 def command_again(name: str, function: Any, given: Mapping[str, Any], **settings: Any) -> str:

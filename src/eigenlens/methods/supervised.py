@@ -249,9 +249,8 @@ def fit_ridge(rows: Tensor, score: Tensor, penalty: float | None = None) -> tupl
         is_seen = values > 1e-12 * values[-1]
         explained = torch.where(is_seen, turned.square() / values.clamp(min=1e-300), 0)  # by no penalty, [dim]
         beyond = (wanted.square().sum() - explained.sum()).clamp(min=0)
-        left = (
-            beyond + (grid / (values + grid)).square() @ explained
-        )  # a sum, as a difference would leave rounding alone
+        # a sum, as a difference would leave rounding alone
+        left = beyond + (grid / (values + grid)).square() @ explained
         freedom = (values / (values + grid)).sum(1)
         # with fewer rows than coordinates both go to 0 together, so a larger bound would favour the weakest penalty
         errors = left / (1 - (freedom + 1) / n).clamp(min=1e-12).square()
