@@ -40,6 +40,16 @@ def watched(open_page: Open, address: str) -> Iterator[Watched]:
     opened.check_clean()
 
 
+@pytest.fixture
+def two(open_page: Open, tmp_path: Path) -> Iterator[Watched]:
+    """Give a page of one generator under two names."""
+    g = load_generator("toonfaces")
+    with served(make_studio(tmp_path / "work", {"toonfaces": g, "again": g})) as url:
+        opened = open_page(url)
+        opened.page.wait_for_selector("html[data-ready] canvas[data-frame]")
+        yield opened
+
+
 @functools.cache
 def called(place: str) -> str:
     """Return the name of an axis of the bundled generator, such as `L4D3 fair hair`, by its place."""
@@ -293,35 +303,31 @@ def test_rename_flip_delete_save_and_load(watched: Watched, tmp_path: Path) -> N
     page.wait_for_selector("text=48 of 48")
 
 
-def test_sliders_work_after_a_set_of_the_same_names_has_taken_their_place(open_page: Open, tmp_path: Path) -> None:
-    g = load_generator("toonfaces")
-    with served(make_studio(tmp_path / "work", {"toonfaces": g, "again": g})) as url:
-        watched = open_page(url)
-        page = watched.page
-        page.wait_for_selector("html[data-ready] canvas[data-frame]")
+def test_sliders_work_after_a_set_of_the_same_names_has_taken_their_place(two: Watched) -> None:
+    watched, page = two, two.page
 
-        def check(source: str) -> None:
-            slider(watched, "L3D1").press("End")
-            page.wait_for_timeout(300)
-            [move] = state(watched)["moves"]
-            assert move["directions"] == source
-            assert float(slider(watched, "L3D1").input_value()) == move["by"], "the slider shows where the state has it"
-            page.keyboard.press("0")
+    def check(source: str) -> None:
+        slider(watched, "L3D1").press("End")
+        page.wait_for_timeout(300)
+        [move] = state(watched)["moves"]
+        assert move["directions"] == source
+        assert float(slider(watched, "L3D1").input_value()) == move["by"], "the slider shows where the state has it"
+        page.keyboard.press("0")
 
-        page.get_by_label("Generator", exact=True).select_option("again")
-        page.wait_for_timeout(800)
-        assert state(watched)["generator"] == "again"
-        check("eigen")
-        page.on("dialog", lambda question: question.accept())
-        for _ in range(2):
-            page.locator(".sets .chip").first.click()
-            page.get_by_role("menuitem", name="Save under a name").click()
-            page.get_by_label("Save the set under the name").last.fill("faces")
-            page.keyboard.press("Enter")
-            page.wait_for_selector("text=saved as")
-            page.wait_for_timeout(500)
-            check(state(watched)["sets"][0])
-        assert not watched.strangers
+    page.get_by_label("Generator", exact=True).select_option("again")
+    page.wait_for_timeout(800)
+    assert state(watched)["generator"] == "again"
+    check("eigen")
+    page.on("dialog", lambda question: question.accept())
+    for _ in range(2):
+        page.locator(".sets .chip").first.click()
+        page.get_by_role("menuitem", name="Save under a name").click()
+        page.get_by_label("Save the set under the name").last.fill("faces")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("text=saved as")
+        page.wait_for_timeout(500)
+        check(state(watched)["sets"][0])
+    assert not watched.strangers
 
 
 def test_names_that_come_late_are_kept_and_one_set_is_named_at_a_time(watched: Watched, tmp_path: Path) -> None:
@@ -481,35 +487,31 @@ def test_every_export(watched: Watched, tmp_path: Path) -> None:
     assert state(watched)["moves"] == wanted["moves"]
 
 
-def test_edits_are_opened_whole_or_refused(open_page: Open, tmp_path: Path) -> None:
-    g = load_generator("toonfaces")
-    with served(make_studio(tmp_path / "work", {"toonfaces": g, "again": g})) as url:
-        watched = open_page(url)
-        page = watched.page
-        page.wait_for_selector("html[data-ready] canvas[data-frame]")
-        open_tab(watched, "Export")
-        page.wait_for_selector("code:has-text('eigenlens')")
+def test_edits_are_opened_whole_or_refused(two: Watched, tmp_path: Path) -> None:
+    watched, page = two, two.page
+    open_tab(watched, "Export")
+    page.wait_for_selector("code:has-text('eigenlens')")
 
-        def open_edit(**edit: Any) -> None:
-            (tmp_path / "edit.json").write_text(json.dumps({"version": 1} | edit), "utf-8")
-            page.locator("input[aria-label='Edit to open']").set_input_files(tmp_path / "edit.json")
-            page.wait_for_timeout(800)
+    def open_edit(**edit: Any) -> None:
+        (tmp_path / "edit.json").write_text(json.dumps({"version": 1} | edit), "utf-8")
+        page.locator("input[aria-label='Edit to open']").set_input_files(tmp_path / "edit.json")
+        page.wait_for_timeout(800)
 
-        first = state(watched)
-        move = {"directions": "eigen", "name": called("L3D1"), "by": 1.0}
-        for bound in ({"until": "pixels:brightness>0.5"}, {"codes": {"space": "z"}}):
-            open_edit(generator="toonfaces", moves=[move], **bound)
-            assert "which the studio cannot show" in page.locator("#notices").inner_text()
-            assert state(watched) == first
-            page.locator("#notices button").click()
-        open_edit(generator="toonfaces")
-        assert (state(watched)["seed"], state(watched)["truncation"], state(watched)["moves"]) == (0, 1, [])
-        open_edit(generator="again", codes={"seed": 5}, moves=[move])
-        assert (state(watched)["generator"], state(watched)["seed"]) == ("again", 5)
-        assert page.get_by_label("Generator", exact=True).input_value() == "again"
-        open_tab(watched, "Axes")
-        assert float(slider(watched, "L3D1").input_value()) == 1
-        watched.check_clean()
+    first = state(watched)
+    move = {"directions": "eigen", "name": called("L3D1"), "by": 1.0}
+    for bound in ({"until": "pixels:brightness>0.5"}, {"codes": {"space": "z"}}):
+        open_edit(generator="toonfaces", moves=[move], **bound)
+        assert "which the studio cannot show" in page.locator("#notices").inner_text()
+        assert state(watched) == first
+        page.locator("#notices button").click()
+    open_edit(generator="toonfaces")
+    assert (state(watched)["seed"], state(watched)["truncation"], state(watched)["moves"]) == (0, 1, [])
+    open_edit(generator="again", codes={"seed": 5}, moves=[move])
+    assert (state(watched)["generator"], state(watched)["seed"]) == ("again", 5)
+    assert page.get_by_label("Generator", exact=True).input_value() == "again"
+    open_tab(watched, "Axes")
+    assert float(slider(watched, "L3D1").input_value()) == 1
+    watched.check_clean()
 
 
 def test_snapshots(watched: Watched) -> None:
