@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -810,7 +809,7 @@ def test_two_processes_repeat_one(faces, tmp_path):
 
 def test_batch_that_cannot_be_shared_is_refused(faces, tmp_path, monkeypatch):
     monkeypatch.setattr(run_file.runtime, "world_size", lambda: 3)
-    monkeypatch.setattr(run_file.runtime, "process_group", lambda device: nullcontext(CPU))
+    monkeypatch.setattr(run_file.runtime, "join_processes", lambda device: CPU)
     with pytest.raises(UserError, match="multiple of 3"):
         train(configure("tiny-16"), data=faces, run=tmp_path / "run", log=silent)
 

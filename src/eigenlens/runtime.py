@@ -304,9 +304,8 @@ def share(batch: int) -> slice:
     return slice(rank() * size, (rank() + 1) * size)
 
 
-@contextmanager
-def process_group(device: str | torch.device) -> Iterator[torch.device]:
-    """Join the processes that torchrun started, if it did, and give the device of this one.
+def join_processes(device: str | torch.device) -> torch.device:
+    """Join the processes that torchrun started, if it did, and return the device of this one.
 
     They are joined once and part when they end: a second group at the same address may meet what the first left there,
     and wait for good.
@@ -315,8 +314,7 @@ def process_group(device: str | torch.device) -> Iterator[torch.device]:
 
     where = resolve_device(device)
     if world_size() == 1:
-        yield where
-        return
+        return where
     if where.type == "cuda":
         where = torch.device("cuda", local_rank())
         torch.cuda.set_device(where)
@@ -324,7 +322,7 @@ def process_group(device: str | torch.device) -> Iterator[torch.device]:
         # decoding a large set keeps the others waiting
         torch.distributed.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=timedelta(hours=8))
         atexit.register(torch.distributed.destroy_process_group)
-    yield where
+    return where
 
 
 def average(tensors: Sequence[torch.Tensor]) -> None:

@@ -107,11 +107,12 @@ class Contrastive:
         check_share(self.batch)
         if self.n_directions < 2 or self.batch < 2 * runtime.world_size():
             raise UserError("there is nothing to contrast: give 2 or more directions, and 2 or more codes a process")
-        with runtime.process_group(generator.device) as device, channels_last(generator.to(device).network):
+        with channels_last(generator.to(runtime.join_processes(generator.device)).network):
             contrast = Contrast(self, generator, seed)
             about = about_fit(self, generator, seed)
             about["arguments"] |= {"learn_in": contrast.scene.precision}
-            learn(contrast.learner, n_steps=self.n_steps, patience=self.patience, about=about, run=run, device=device)
+            steps, where = self.n_steps, generator.device
+            learn(contrast.learner, n_steps=steps, patience=self.patience, about=about, run=run, device=where)
             same, other = contrast.test()
         figures = {"same": same, "other": other}
         found = learned_directions(

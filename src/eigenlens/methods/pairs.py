@@ -66,7 +66,7 @@ class Pairs(ReconstructionSettings):
         self.check()
         if self.batch < 2 * runtime.world_size():
             raise UserError(f"a batch of {self.batch} has no other samples to compare; give 2 or more codes a process")
-        with runtime.process_group(generator.device) as device, channels_last(generator.to(device).network):
+        with channels_last(generator.to(runtime.join_processes(generator.device)).network):
             scene = self.scene(generator, seed)
             mover = StraightMover(scene, LearnedFrame(self.n_directions, len(scene.free), self.frame, seed))
             game = PairGame(self, scene, mover, seed)

@@ -63,7 +63,7 @@ class Voynov(ReconstructionSettings):
             raise unknown_name("frame", self.frame, ("orthonormal", "unit", "free", "auto"))
         self.check()
         check_ranges(self, {"rounds": (1, self.n_directions)})
-        with runtime.process_group(generator.device) as device, channels_last(generator.to(device).network):
+        with channels_last(generator.to(runtime.join_processes(generator.device)).network):
             frame, place = self.frame, run
             if frame == "auto":
                 frame, place = self._better(generator, seed, run)

@@ -59,7 +59,7 @@ class Warped(ReconstructionSettings):
         """
         self.check()
         check_ranges(self, {"n_dipoles": (1, math.inf)})
-        with runtime.process_group(generator.device) as device, channels_last(generator.to(device).network):
+        with channels_last(generator.to(runtime.join_processes(generator.device)).network):
             game = self.game(generator, seed)
             game.play(self.n_steps, run)
             counts, errors = game.test()

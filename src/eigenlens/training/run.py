@@ -205,46 +205,46 @@ def conduct(
         UserError: on settings, data or states that do not fit, and where the training diverges.
     """
     tell = log or to_stderr
-    with runtime.process_group(device) as where:
-        runtime.set_threads(threads)
-        if where.type == "cpu":
-            runtime.keep_freed_memory()
-        if start is not None and resume not in ("auto", "none"):
-            raise UserError(f"--start {start} begins a run and --resume {resume} goes on with one; give one of the two")
-        if start is None and start_discriminator is not None:
-            raise UserError(f"--start-discriminator {start_discriminator} needs a generator to judge: give --start too")
-        n = runtime.world_size()
-        if config.batch % n:
-            raise UserError(f"a batch of {config.batch} cannot be shared by {n} processes; give a multiple of {n}")
-        folder = None if run is None else Path(run)
-        precision = runtime.resolve_precision(precision, where)
-        training = make(where, precision)
-        past = Past(start=_told(start, start_discriminator))
-        if start is not None and not (folder and (folder / "last" / STATE).exists()):  # before anything is made
-            source = load_generator(start, device="cpu")
-            start_from(training, source, None if start_discriminator is None else load_state(Path(start_discriminator)))
-            past.start |= source.identity()
-        images_of = _open_on_all(
-            Path(data), config.model, cache=(folder.parent if folder else Path(runs)) / "data", tell=tell
-        )
-        folder, state_file = _choose_run(folder, resume, Path(runs), f"{family}-{images_of.name}")
-        if state_file:
-            state = read_state(state_file, config, images_of)
-            begun = state.get("start", {})
-            if any(begun.get(key) != value for key, value in past.start.items()):
-                raise UserError(
-                    f"the run at {folder} began otherwise: {begun or 'drawn'}; give the same --start, or another --run"
-                )
-            training.load_state_dict(state)
-            past = Past(state["seconds"], state["distances"], begun)
-        journal = None
-        if runtime.rank() == 0:
-            journal = _Journal(folder, tell, training, tensorboard=tensorboard)
-            about = {"device": str(where), "precision": precision, "threads": torch.get_num_threads()}
-            journal.begin(images_of, Path(data), machine=about, start=past.start, is_resumed=state_file is not None)
-        with runtime.stop_requested() as stop:
-            _loop(training, images_of, folder, journal, past, stop)
-        return folder
+    where = runtime.join_processes(device)
+    runtime.set_threads(threads)
+    if where.type == "cpu":
+        runtime.keep_freed_memory()
+    if start is not None and resume not in ("auto", "none"):
+        raise UserError(f"--start {start} begins a run and --resume {resume} goes on with one; give one of the two")
+    if start is None and start_discriminator is not None:
+        raise UserError(f"--start-discriminator {start_discriminator} needs a generator to judge: give --start too")
+    n = runtime.world_size()
+    if config.batch % n:
+        raise UserError(f"a batch of {config.batch} cannot be shared by {n} processes; give a multiple of {n}")
+    folder = None if run is None else Path(run)
+    precision = runtime.resolve_precision(precision, where)
+    training = make(where, precision)
+    past = Past(start=_told(start, start_discriminator))
+    if start is not None and not (folder and (folder / "last" / STATE).exists()):  # before anything is made
+        source = load_generator(start, device="cpu")
+        start_from(training, source, None if start_discriminator is None else load_state(Path(start_discriminator)))
+        past.start |= source.identity()
+    images_of = _open_on_all(
+        Path(data), config.model, cache=(folder.parent if folder else Path(runs)) / "data", tell=tell
+    )
+    folder, state_file = _choose_run(folder, resume, Path(runs), f"{family}-{images_of.name}")
+    if state_file:
+        state = read_state(state_file, config, images_of)
+        begun = state.get("start", {})
+        if any(begun.get(key) != value for key, value in past.start.items()):
+            raise UserError(
+                f"the run at {folder} began otherwise: {begun or 'drawn'}; give the same --start, or another --run"
+            )
+        training.load_state_dict(state)
+        past = Past(state["seconds"], state["distances"], begun)
+    journal = None
+    if runtime.rank() == 0:
+        journal = _Journal(folder, tell, training, tensorboard=tensorboard)
+        about = {"device": str(where), "precision": precision, "threads": torch.get_num_threads()}
+        journal.begin(images_of, Path(data), machine=about, start=past.start, is_resumed=state_file is not None)
+    with runtime.stop_requested() as stop:
+        _loop(training, images_of, folder, journal, past, stop)
+    return folder
 
 
 def _told(start: str | Path | None, discriminator: str | Path | None) -> dict[str, str]:
