@@ -412,7 +412,7 @@ def test_discover_compare_and_a_box(watched: Watched) -> None:
     page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 0.9 * box["height"], steps=3)
     page.mouse.up()
     assert page.locator(".outline").is_visible()
-    page.wait_for_selector("text=33 of 33")
+    page.wait_for_selector("text=33 of 33", timeout=90_000)  # a Jacobian, on a machine that other tests share
     assert slider(watched, "box-0").is_visible()
 
 
