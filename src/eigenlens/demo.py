@@ -85,10 +85,10 @@ def demo(*, out: Path = Path("demo"), threads: int | None = None, force: bool = 
     ]
     write_text(out / "index.html", _page(generator, axes, sections, alike), force=True)
     print(f"\n{out / 'index.html'} shows it all ({time.monotonic() - began:.0f} s). Next:")
-    print('  eigenlens traverse toonfaces --axis "fair hair" --out strip.png   one axis on eight faces')
-    print('  eigenlens edit toonfaces --seed 3 --move "smaller by 3" --before   one face, moved')
-    print("  eigenlens discover toonfaces --method sefa --sheet sefa.png       directions of another method")
-    print("  eigenlens train --data FOLDER_OF_IMAGES --preset cpu-64           an EigenGAN of your own images")
+    print('  eigenlens traverse toonfaces --axis "fair hair" --out strip.png     one axis on eight faces')
+    print('  eigenlens edit toonfaces --seed 44 --move "smaller by 3" --before   one face, moved')
+    print("  eigenlens discover toonfaces --method sefa --sheet sefa.png         directions of another method")
+    print("  eigenlens train --data FOLDER_OF_IMAGES --preset cpu-64             an EigenGAN of your own images")
 
 
 def _short(axes: Directions) -> list[dict[str, Any]]:

@@ -111,8 +111,14 @@ class Contrastive:
             contrast = Contrast(self, generator, seed)
             about = about_fit(self, generator, seed)
             about["arguments"] |= {"learn_in": contrast.scene.precision}
-            steps, where = self.n_steps, generator.device
-            learn(contrast.learner, n_steps=steps, patience=self.patience, about=about, run=run, device=where)
+            learn(
+                contrast.learner,
+                n_steps=self.n_steps,
+                patience=self.patience,
+                about=about,
+                run=run,
+                device=generator.device,
+            )
             same, other = contrast.test()
         figures = {"same": same, "other": other}
         found = learned_directions(
