@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from eigenlens.encoder import Encoder, EncoderConfig, EncoderNetwork, find_encoder, fit_resolution
 from eigenlens.errors import UserError
 from eigenlens.generator import Generator, load_generator
+from eigenlens.generators.eigengan import EigenGAN, EigenGANNetwork
 from eigenlens.project import project
 from eigenlens.training.encoder import EncoderTraining, train_encoder
 
@@ -146,3 +147,30 @@ def test_any_family(tiny: Callable[[str], Generator], family: str, tmp_path: Pat
     images = g(g.sample(2, seed=3, label=label)).clamp(-1, 1)
     found = project(g, images, start=encoder, steps=1, label=label)
     assert len(found.codes) == 2
+
+
+def test_begins_with_the_encoder_of_another_generator(eigengan: Generator, tmp_path: Path) -> None:
+    first = train_encoder(eigengan, TINY, out=tmp_path / "first.safetensors", precision="fp32", log=silent)
+    network = EigenGANNetwork(eigengan.network.config)
+    network.load_state_dict({name: 1.01 * weight for name, weight in eigengan.network.state_dict().items()})
+    later = EigenGAN(network, name="later")
+    assert later.weight_hash != eigengan.weight_hash
+    with pytest.raises(UserError, match="--start"):
+        Encoder.load(first, later)
+
+    def begun(out: str, **how: object) -> Encoder:
+        config = dataclasses.replace(TINY, kimg=0.008, learning_rate=0.0)
+        path = train_encoder(later, config, out=tmp_path / out, precision="fp32", log=silent, **how)
+        return Encoder.load(path, later)
+
+    taken, drawn = begun("taken.safetensors", start=first), begun("drawn.safetensors")
+    images = later(later.sample(4, seed=1))
+    there = Encoder.load(first, eigengan)
+    assert torch.equal(taken(images).latent, there(images).latent)
+    assert not torch.equal(drawn(images).latent, there(images).latent)
+    assert taken.about["start"] == {"from": str(first), "name": eigengan.name, "weights": eigengan.weight_hash}
+    with pytest.raises(UserError, match="drawn weights"):
+        begun("drawn.safetensors", start=first)
+    config = dataclasses.replace(TINY, width=16)
+    with pytest.raises(UserError, match="another shape: width"):
+        train_encoder(later, config, out=tmp_path / "wide.safetensors", start=first, log=silent)

@@ -146,29 +146,39 @@ class Encoder:
         Raises:
             UserError: where the file is none, or belongs to another generator.
         """
-        from safetensors import SafetensorError, safe_open
+        network, theirs, about = read_encoder(path)
+        mine = generator.identity()
+        if theirs["weights"] != mine["weights"]:
+            raise UserError(
+                f"{path} reads codes of {theirs['name']} (weights {theirs['weights']}), not of {mine['name']} "
+                f"({mine['weights']}); make one with: eigenlens encoder train, which takes this one as --start"
+            )
+        return cls(network, generator, about)
 
-        if not Path(path).is_file():
-            raise UserError(f"{path} does not exist; make an encoder with: eigenlens encoder train {generator.name}")
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = json.loads((file.metadata() or {}).get("eigenlens", "{}"))
-                if not isinstance(header, dict) or header.get("format") != ENCODER_FORMAT:
-                    raise UserError(f"{path} is no encoder of format {ENCODER_FORMAT!r}")
-                tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118  not a dict
-            theirs, mine = header["generator"], generator.identity()
-            if theirs["weights"] != mine["weights"]:
-                raise UserError(
-                    f"{path} reads codes of {theirs['name']} (weights {theirs['weights']}), not of {mine['name']} "
-                    f"({mine['weights']}); make one with: eigenlens encoder train"
-                )
-            network = EncoderNetwork(EncoderConfig(**header["config"]))
-            network.load_state_dict(tensors)
-        except UserError:
-            raise
-        except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OSError, RecursionError) as error:
-            raise UserError(f"{path} is no encoder that can be read: {' '.join(str(error).split())}") from error
-        return cls(network, generator, header.get("about"))
+
+def read_encoder(path: str | Path) -> tuple[EncoderNetwork, dict[str, str], dict[str, Any] | None]:
+    """Read an encoder's network, the `name` and `weights` of its generator, and what is told about it.
+
+    Raises:
+        UserError: where the file is none.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise UserError(f"{path} does not exist; make an encoder with: eigenlens encoder train")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("eigenlens", "{}"))
+            if not isinstance(header, dict) or header.get("format") != ENCODER_FORMAT:
+                raise UserError(f"{path} is no encoder of format {ENCODER_FORMAT!r}")
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118  not a dict
+        network = EncoderNetwork(EncoderConfig(**header["config"]))
+        network.load_state_dict(tensors)
+        return network, {key: header["generator"][key] for key in ("name", "weights")}, header.get("about")
+    except UserError:
+        raise
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OSError, RecursionError) as error:
+        raise UserError(f"{path} is no encoder that can be read: {' '.join(str(error).split())}") from error
 
 
 def find_encoder(generator: Generator) -> Path | None:

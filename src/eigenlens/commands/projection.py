@@ -187,6 +187,7 @@ def encoder(
     /,
     *,
     out: Path = Path("encoder.safetensors"),
+    start: Path | None = None,
     resume: Literal["auto", "none"] = "auto",
     settings: EncoderTraining = EncoderTraining(),  # noqa: B008  frozen
     machine: Machine = Machine(precision="auto"),  # noqa: B008  frozen
@@ -201,10 +202,13 @@ def encoder(
         generator: a name, a folder, a file, or package.module:function.
         out: the encoder's file; `project` finds it as encoder.safetensors in a generator's folder, or as
             NAME.encoder.safetensors beside NAME.pkl. Its training state lies beside it.
+        start: an encoder of a generator of the same shape, such as this one before it was trained further, to begin
+            with.
         resume: `auto` goes on where a state lies beside --out.
         settings: of the training.
         machine: how the generator is opened; the precision is that of the encoder's training.
         force: replace an encoder that exists, and begin anew.
     """
     g = replace(machine, precision="fp32").open(generator)
-    print(train_encoder(g, settings, out=out, resume=resume == "auto", precision=machine.precision, force=force))
+    goes_on, precision = resume == "auto", machine.precision
+    print(train_encoder(g, settings, out=out, start=start, resume=goes_on, precision=precision, force=force))

@@ -23,9 +23,9 @@ import torch.nn.functional as F
 
 from .. import __version__, runtime
 from ..distance import pixel_distance
-from ..encoder import Encoder, EncoderConfig, EncoderNetwork, fit_resolution
+from ..encoder import Encoder, EncoderConfig, EncoderNetwork, fit_resolution, read_encoder
 from ..errors import UserError, check_ranges
-from ..files import refuse_existing, written_beside
+from ..files import differing_keys, refuse_existing, written_beside
 from ..generator import Generator
 from .run import clock, to_stderr
 
@@ -81,6 +81,7 @@ class Training:
         self.config, self.generator = config, generator
         self.is_mixed = precision == "bf16"
         self.step = 0
+        self.begun_with: dict[str, str] = {}
         space = generator.spaces.get("w") or generator.spaces[generator.prior]
         resolution = 8
         while 2 * resolution <= min(config.resolution, generator.resolution):
@@ -98,6 +99,20 @@ class Training:
     def kimg(self) -> float:
         """Thousands of samples so far."""
         return self.step * self.config.batch / 1000
+
+    def start_from(self, path: str | Path) -> None:
+        """Take over the weights of an encoder's file, whatever generator it is of.
+
+        Raises:
+            UserError: where the file is none, or of another shape.
+        """
+        network, generator, _ = read_encoder(path)
+        theirs, ours = (dataclasses.asdict(each.config) for each in (network, self.network))
+        if keys := differing_keys(theirs, ours):
+            apart = ", ".join(f"{key} ({theirs[key]}, here {ours[key]})" for key in keys)
+            raise UserError(f"{path} is of another shape: {apart}; give another --start, or settings that fit it")
+        self.network.load_state_dict(network.state_dict())
+        self.begun_with = {"from": str(path), **generator}
 
     def take_step(self) -> tuple[float, float]:
         """Learn from the next samples; return the distance of the images, and the error of the whitened codes."""
@@ -158,6 +173,7 @@ def train_encoder(
     config: EncoderTraining,
     *,
     out: str | Path,
+    start: str | Path | None = None,
     resume: bool = True,
     precision: runtime.Precision = "auto",
     force: bool = False,
@@ -171,6 +187,8 @@ def train_encoder(
         generator: any; its samples are the data.
         config: the settings.
         out: the encoder's file. The state for going on lies beside it, with the suffix `.state.pt`.
+        start: an encoder of another generator of the same shape, such as this one before it was trained further, whose
+            weights a new training begins with; one that goes on has its own.
         resume: go on where a state lies beside `out`.
         precision: of the encoder's forward and backward pass; the generator runs as it is.
         force: replace an encoder that exists, and begin anew.
@@ -180,8 +198,8 @@ def train_encoder(
         `out`.
 
     Raises:
-        UserError: where `out` exists without a state to go on from, the state has other settings, or the training
-            diverges.
+        UserError: where `out` exists without a state to go on from, the state has other settings, `start` is of
+            another shape, or the training diverges.
     """
     tell, out = log or to_stderr, Path(out)
     state_file = out.with_suffix(".state.pt")
@@ -192,10 +210,17 @@ def train_encoder(
         runtime.keep_freed_memory()
     training = Training(config, generator, precision=runtime.resolve_precision(precision, generator.device))
     figures = [math.nan, math.nan]
+    if start is not None and not goes_on:
+        training.start_from(start)
     if goes_on:
         state = _read_state(state_file, config, generator)
         training.load_state_dict(state)
         figures = state.get("figures", figures)  # of the last line; states of version 0.1.0 do not tell
+        begun_with = state.get("start", {})
+        if start is not None and begun_with.get("from") != str(start):
+            was = begun_with.get("from", "drawn weights")
+            raise UserError(f"{state_file} began with {was}; give the same --start, or another --out")
+        training.begun_with = begun_with
     n = sum(p.numel() for p in training.network.parameters())
     what = f"going on at {training.kimg:.1f} kimg" if goes_on else "training"
     tell(f"{what}: an encoder of {n:,} parameters for {generator.name}, space {training.space.name}, to {out}")
@@ -236,12 +261,13 @@ def _save(training: Training, out: Path, state_file: Path, figures: list[float])
         "code_error": figures[1] if math.isfinite(figures[1]) else None,
         "config": dataclasses.asdict(training.config),
         "version": __version__,
-    }
+    } | ({"start": training.begun_with} if training.begun_with else {})
     state = training.state_dict() | {
         "format": STATE_FORMAT,
         "config": json.dumps(dataclasses.asdict(training.config)),
         "generator": training.generator.weight_hash,
         "figures": figures,
+        "start": training.begun_with,
     }
     with written_beside(state_file, force=True) as beside:
         torch.save(state, beside)
