@@ -491,7 +491,9 @@ def _sixth(lines: list[Mapping[str, Any]]) -> str:
 def main() -> None:
     """Measure what is not known yet, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, nargs="+", required=True, help="folders of the runs")
+    parser.add_argument(
+        "--runs", type=Path, nargs="*", default=[], help="folders of the runs; without any: the bundled generator alone"
+    )
     parser.add_argument("--data", type=Path, help="question 5: the hosts' images, for grafts tuned by one kimg")
     parser.add_argument("--questions", default="1,2,3,4,5,6", help="which, with commas between")
     parser.add_argument("--samples", type=int, default=4000, help="question 4: samples of GANSpace")
@@ -505,7 +507,7 @@ def main() -> None:
     lines = Lines(options.out)
     asked = {int(each) for each in options.questions.split(",")}
     groups = find_runs(options.runs)
-    if not groups:
+    if options.runs and not groups:
         parser.error(f"{', '.join(map(str, options.runs))} hold no runs called NAME-seedK")
     answer(lines, groups, asked, options)
     known = sorted(lines.known.values(), key=lambda line: json.dumps(line["cell"], sort_keys=True))
