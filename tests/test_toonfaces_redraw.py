@@ -51,12 +51,14 @@ def test_factors_are_the_likeliest_and_beards_have_a_bar(tools) -> None:
     rng = np.random.default_rng(0)
     scores = {name: rng.random(40) for name in open_reader("toonfaces").attributes}
     scores["beard"] = np.linspace(0, 1, 40)
-    factors = redraw.factors_of(scores, beard=0.75)
+    factors = redraw.factors_of(scores, least={"beard": 0.75})
     assert factors["beard"].tolist() == [0] * 30 + [1] * 10
     assert (factors["beard_style"] == -1).tolist() == [True] * 30 + [False] * 10
     eyes = np.stack([scores[f"eyes={category}"] for category in ("happy", "wide", "bow", "humble", "wink")])
     np.testing.assert_array_equal(factors["eyes"], eyes.argmax(0))
-    assert redraw.factors_of(scores, beard=2.0)["beard"].max() == 0
+    bare = redraw.factors_of(scores, least={"beard": redraw.NEVER, "rear_hair": redraw.NEVER})
+    assert bare["beard"].max() == bare["rear_hair"].max() == 0
+    assert bare["beard_style"].max() == bare["rear_hair_style"].max() == -1
 
 
 def test_a_ground_is_the_plane_around_the_avatar(tools) -> None:

@@ -31,6 +31,8 @@ from eigenlens.runtime import generator_for, set_threads
 
 FARTHEST = 4.0
 """How far, in σ, an axis may stand in those codes that were edited."""
+NEVER = 2.0
+"""No probability."""
 SIZE = 64
 """Pixels a side of what is drawn again."""
 LEAST = 0.01
@@ -48,12 +50,12 @@ def codes_of(generator: Generator, n: int, *, edited: float, seed: int) -> Tenso
     return torch.from_numpy(codes)
 
 
-def factors_of(scores: Mapping[str, np.ndarray], *, beard: float) -> dict[str, np.ndarray]:
+def factors_of(scores: Mapping[str, np.ndarray], *, least: Mapping[str, float]) -> dict[str, np.ndarray]:
     """Return the factors that the drawing program takes, for what the reader says of n faces.
 
     Args:
         scores: attribute of the reader -> scores [n].
-        beard: probability from which on there is a beard.
+        least: probability from which on what may be absent is there, by factor; 0.5 where it names none.
     """
     factors: dict[str, np.ndarray] = {}
     for factor in FACTORS:
@@ -62,8 +64,7 @@ def factors_of(scores: Mapping[str, np.ndarray], *, beard: float) -> dict[str, n
         if not isinstance(factor, Category):
             factors[factor.name] = scores[factor.name].astype(np.float32)
         elif factor.is_presence:
-            least = beard if factor.name == "beard" else 0.5
-            factors[factor.name] = (scores[factor.name] >= least).astype(np.int16)
+            factors[factor.name] = (scores[factor.name] >= least.get(factor.name, 0.5)).astype(np.int16)
         else:
             each = np.stack([scores[f"{factor.name}={category}"] for category in factor.categories])
             factors[factor.name] = each.argmax(0).astype(np.int16)
@@ -106,7 +107,13 @@ def grounds(images: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 
 def make_pairs(
-    generator: Generator, n: int, *, edited: float = 0.2, beard: float = 0.5, seed: int = 0, workers: int = 1
+    generator: Generator,
+    n: int,
+    *,
+    edited: float = 0.2,
+    least: Mapping[str, float] | None = None,
+    seed: int = 0,
+    workers: int = 1,
 ) -> dict[str, np.ndarray]:
     """Return `codes` float32 [n', dim], `images` uint8 [n', r, r, 3] and `pose` float32 [n', 4], as `POSE` has it.
 
@@ -123,7 +130,7 @@ def make_pairs(
             reading = reader.read(from_uint8(seen))
             is_face = reading.certain[:, reader.attributes.index(POSE[0])].numpy()
             scores = {name: reading.scores[is_face, i].numpy() for i, name in enumerate(reader.attributes)}
-            factors = factors_of(scores, beard=beard)
+            factors = factors_of(scores, least=least or {})
             kept.append(is_face)
             poses.append(np.stack([factors[name] for name in POSE], axis=1))
             yield seen[is_face], factors
@@ -149,7 +156,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"redraw.py: {error}\n")
         return 2
     set_threads(args.threads)
-    choices = {"edited": args.edited, "beard": args.beard, "seed": args.seed, "workers": args.workers}
+    choices = {
+        "edited": args.edited,
+        "least": dict.fromkeys(args.without, NEVER),
+        "seed": args.seed,
+        "workers": args.workers,
+    }
     pairs = make_pairs(generator, args.n, **choices)
     size = write_npz(args.out, pairs)
     sys.stderr.write(f"{args.out}: {len(pairs['codes'])} pairs of {args.n}, {size / 1e6:.2f} MB\n")
@@ -172,8 +184,9 @@ def _read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--n", type=int, default=26000, help="codes to draw (default: 26000)")
     parser.add_argument("--seed", type=int, default=0, help="of the codes (default: 0)")
     parser.add_argument("--edited", type=float, default=0.2, help="share of codes with one axis far out (default: 0.2)")
+    presences = [factor.name for factor in FACTORS if isinstance(factor, Category) and factor.is_presence]
     parser.add_argument(
-        "--beard", type=float, default=0.5, help="probability from which on there is a beard; 2: never (default: 0.5)"
+        "--without", action="append", default=[], choices=presences, help="what no face is to have; may be given twice"
     )
     parser.add_argument("--threads", type=int, help="of the CPU; by default one a core")
     parser.add_argument("--workers", type=int, default=1, help="drawing processes at a time (default: 1)")

@@ -34,8 +34,9 @@ BATCH = 32
 WARMUP_KIMG = 1.0
 HALF_LIFE_KIMG = 3.0
 """Of the average of the weights."""
-ASIDE, ABOVE, BELOW = 13.0, 10.0, 26.0
-"""How far from the middle of a face mending goes, in pixels of 64 of a face upright at its usual size."""
+ASIDE, ABOVE = 13.0, 10.0
+"""How far from the middle of a face mending goes above it, in pixels of 64 of a face upright at its usual size; below,
+where beards, hair behind and clothes are, it goes to the border."""
 SOFT = 2.0
 """Pixels over which it begins."""
 LEAST, CLEAR = 0.1, 0.25
@@ -67,9 +68,9 @@ def mended(drawn: Tensor, clean: Tensor, pose: Tensor) -> Tensor:
         pose: of the faces; see `placed`.
     """
     right, down = placed(pose, drawn.shape[-1])
-    inside = [(ASIDE - right.abs()) / SOFT, (down + ABOVE) / SOFT, (BELOW - down) / SOFT]
+    beside, above, below = ((each / SOFT).clamp(0, 1) for each in (ASIDE - right.abs(), down + ABOVE, down))
     apart = F.avg_pool2d(clean - drawn, 3, 1, 1).abs().amax(1)  # [batch, 64, 64]
-    share = ((apart - LEAST) / (CLEAR - LEAST)).clamp(0, 1) * torch.stack(inside).clamp(0, 1).prod(0)
+    share = ((apart - LEAST) / (CLEAR - LEAST)).clamp(0, 1) * torch.maximum(beside * above, below)
     share = F.avg_pool2d(F.max_pool2d(share[:, None], 3, 1, 1), 3, 1, 1)  # grown by a pixel, and no edge of its own
     return drawn + share * (clean - drawn)
 
