@@ -108,11 +108,14 @@ def test_what_is_mended_lies_in_the_face_and_differs_clearly(tools) -> None:
     pose = torch.tensor([[0.0, 1.0, 0.0, 0.0], [0.0, 1.0, 0.2, 0.0]])
     clean = drawn + 0.5
     found = relearn.mended(drawn, clean, pose)
+    middle = int(relearn.MIDDLE[1])
     assert torch.equal(found[:, :, :20], drawn[:, :, :20]), "hair, above the face"
-    assert float(found[0, :, 32:50, 26:38].min()) == pytest.approx(0.5)
-    assert float(found[0, :, :, :16].abs().max()) == 0.0
-    shift = round(0.2 * 64)
-    torch.testing.assert_close(found[1, :, :, 40:52], found[0, :, :, 40 - shift : 52 - shift], atol=0.2, rtol=0)
+    assert float(found[0, :, 30:middle, 26:38].min()) == pytest.approx(0.5), "the face"
+    assert float(found[0, :, : middle - 1, :16].abs().max()) == 0.0, "beside it"
+    assert float(found[:, :, middle + 5 : 62, 2:62].min()) == pytest.approx(0.5), "below, to the border"
+    shift = 13  # of 12.8 pixels
+    above, moved = found[0, :, :middle, 20:44], found[1, :, :middle, 20 + shift : 44 + shift]
+    torch.testing.assert_close(moved, above, atol=0.1, rtol=0)
     assert torch.equal(relearn.mended(drawn, drawn + 0.05, pose), drawn), "a shade of colour is no fault"
 
 
