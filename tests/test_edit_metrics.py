@@ -216,7 +216,7 @@ def test_both_ends_of_a_path_are_of_one_class(tiny) -> None:
     starts = {}
     for is_of_one_class, end in ((True, ends[1]), (False, ends[2])):
         here, there = path_starts(g, "w", 8, seed=0, start=0, is_of_one_class=is_of_one_class)
-        assert torch.equal(here.latent, ends[0])
+        torch.testing.assert_close(here.latent, ends[0])  # batches of other sizes round otherwise on some processors
         assert torch.equal(here.labels, there.labels)
         assert torch.allclose(there.latent, torch.lerp(ends[0], end, EPSILON), atol=1e-9)
         starts[is_of_one_class] = there.latent

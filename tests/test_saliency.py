@@ -196,7 +196,8 @@ def test_relabelling_finds_what_labels_miss(trained: Path) -> None:
     spoilt[0] = False
     again.pool = dataclasses.replace(pool, masks=spoilt)
     again.relabel()
-    assert (again.pool.masks[0] == pool.masks[0]).float().mean() > 0.97
+    missed, left = ((masks[0] != pool.masks[0]).float().mean() for masks in (spoilt, again.pool.masks))
+    assert left < missed / 6
     assert again.pool.known.float().mean() > 0.5
 
 
