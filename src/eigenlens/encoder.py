@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .codes import Codes
 from .errors import UserError
+from .files import network_file, written_beside
 from .generator import Generator
 
 ENCODER_FORMAT = "eigenlens.encoder/1"
@@ -124,8 +125,6 @@ class Encoder:
         """Write the encoder, in float16 unless `half` is false, with the generator that it belongs to."""
         from safetensors.torch import save_file
 
-        from .files import written_beside
-
         tensors = {key: value.detach().cpu().contiguous() for key, value in self.network.state_dict().items()}
         if half:
             tensors = {key: value.half() for key, value in tensors.items()}
@@ -162,23 +161,10 @@ def read_encoder(path: str | Path) -> tuple[EncoderNetwork, dict[str, str], dict
     Raises:
         UserError: where the file is none.
     """
-    from safetensors import SafetensorError, safe_open
-
-    if not Path(path).is_file():
-        raise UserError(f"{path} does not exist; make an encoder with: eigenlens encoder train")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("eigenlens", "{}"))
-            if not isinstance(header, dict) or header.get("format") != ENCODER_FORMAT:
-                raise UserError(f"{path} is no encoder of format {ENCODER_FORMAT!r}")
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118  not a dict
+    with network_file(path, "encoder", ENCODER_FORMAT, make="eigenlens encoder train GENERATOR") as (header, tensors):
         network = EncoderNetwork(EncoderConfig(**header["config"]))
         network.load_state_dict(tensors)
         return network, {key: header["generator"][key] for key in ("name", "weights")}, header.get("about")
-    except UserError:
-        raise
-    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OSError, RecursionError) as error:
-        raise UserError(f"{path} is no encoder that can be read: {' '.join(str(error).split())}") from error
 
 
 def find_encoder(generator: Generator) -> Path | None:

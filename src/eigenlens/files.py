@@ -153,6 +153,36 @@ def header_of(path: str | Path) -> dict[str, Any]:
     return header if isinstance(header, dict) else {}
 
 
+@contextmanager
+def network_file(path: str | Path, kind: str, file_format: str, *, make: str) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Give header and tensors of a network that we wrote, to build it from: what fails in the body is the file's fault.
+
+    Args:
+        path: a `.safetensors` file.
+        kind: what it holds, for errors: `encoder`.
+        file_format: its `format`.
+        make: the command that makes one, for where there is none.
+
+    Raises:
+        UserError: where the file is none of this kind, or the body cannot build what it says.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise UserError(f"{path} does not exist; make {'an' if kind[0] in 'aeiou' else 'a'} {kind} with: {make}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("eigenlens", "{}"))
+            if not isinstance(header, dict) or header.get("format") != file_format:
+                raise UserError(f"{path} is no {kind} of format {file_format!r}")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+        yield header, tensors
+    except UserError:
+        raise
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OSError, RecursionError) as error:
+        raise UserError(f"{path} is no {kind} that can be read: {' '.join(str(error).split())}") from error
+
+
 def confined(folder: str | Path, relative: str | Path) -> Path:
     """Return the path of `relative` within `folder`, wherever its links lead.
 

@@ -27,7 +27,7 @@ from .algebra import compose
 from .directions import Directions, concatenate
 from .effect import sample_for, traverse
 from .errors import UserError
-from .files import written_beside
+from .files import network_file, written_beside
 from .generator import Generator
 from .images import from_uint8, grid
 
@@ -416,23 +416,11 @@ class Segmenter:
         Raises:
             UserError: where the file is none.
         """
-        from safetensors import SafetensorError, safe_open
-
-        if not Path(path).is_file():
-            raise UserError(f"{path} does not exist; make a segmenter with: eigenlens saliency train GENERATOR")
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = json.loads((file.metadata() or {}).get("eigenlens", "{}"))
-                if not isinstance(header, dict) or header.get("format") != SEGMENTER_FORMAT:
-                    raise UserError(f"{path} is no segmenter of format {SEGMENTER_FORMAT!r}")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+        make = "eigenlens saliency train GENERATOR"
+        with network_file(path, "segmenter", SEGMENTER_FORMAT, make=make) as (header, tensors):
             config = SegmenterConfig(**header["config"])
             network = UNet(config)
             network.load_state_dict(tensors)
-        except UserError:
-            raise
-        except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OSError, RecursionError) as error:
-            raise UserError(f"{path} is no segmenter that can be read: {' '.join(str(error).split())}") from error
         return cls(network, config, header.get("about"))
 
 

@@ -210,9 +210,9 @@ def train_encoder(
         runtime.keep_freed_memory()
     training = Training(config, generator, precision=runtime.resolve_precision(precision, generator.device))
     figures = [math.nan, math.nan]
-    if start is not None and not goes_on:
+    if not goes_on and start is not None:
         training.start_from(start)
-    if goes_on:
+    elif goes_on:
         state = _read_state(state_file, config, generator)
         training.load_state_dict(state)
         figures = state.get("figures", figures)  # of the last line; states of version 0.1.0 do not tell
